@@ -1,0 +1,109 @@
+//! How large the frames of a stream should be on this link.
+//!
+//! A frame cannot be interrupted, so on a slow link a large one delays every other stream; on a fast one
+//! a small one wastes work. The size that serves both is what the link drains in about a millisecond.
+
+use std::time::{Duration, Instant};
+
+/// The smallest limit for a frame's payload, in bytes; also the limit while another stream waits.
+pub const FRAME_SMALLEST: u32 = 16 * 1024;
+/// The largest limit for a frame's payload, in bytes.
+pub const FRAME_LARGEST: u32 = 256 * 1024;
+
+/// What the link should drain while one frame passes.
+const FRAME_TIME: Duration = Duration::from_millis(1);
+/// How long bytes are counted before a rate is taken from them: many times a frame's own time, because
+/// a kernel's buffer drains in bursts.
+const SAMPLE: Duration = Duration::from_millis(50);
+
+/// Estimates the frame size from what the link took.
+///
+/// A link that never refuses a byte is faster than we are: only while it blocks does what it took say
+/// how fast it drains.
+#[derive(Debug)]
+pub struct Pace {
+    since: Instant,
+    taken: u64,
+    blocked: bool,
+    limit: u32,
+}
+
+impl Pace {
+    /// Starts without an opinion: the smallest frames, until the link shows what it drains.
+    pub fn new(now: Instant) -> Self {
+        Self { since: now, taken: 0, blocked: false, limit: FRAME_SMALLEST }
+    }
+
+    /// The link took `bytes`; `blocked` says that it then refused more.
+    pub fn wrote(&mut self, bytes: usize, blocked: bool, now: Instant) {
+        self.taken = self.taken.saturating_add(bytes as u64);
+        self.blocked |= blocked;
+        let elapsed = now.saturating_duration_since(self.since);
+        // A link that takes the largest frame many times over without a pause has shown enough.
+        let unhindered = !self.blocked && self.taken >= 8 * u64::from(self.limit);
+        if unhindered {
+            self.limit = (self.limit * 2).min(FRAME_LARGEST);
+        } else if elapsed < SAMPLE {
+            return;
+        } else if self.blocked {
+            let per_frame = u128::from(self.taken) * FRAME_TIME.as_micros() / elapsed.as_micros().max(1);
+            let per_frame = u32::try_from(per_frame).unwrap_or(FRAME_LARGEST);
+            self.limit = per_frame.clamp(FRAME_SMALLEST, FRAME_LARGEST);
+        }
+        (self.since, self.taken, self.blocked) = (now, 0, false);
+    }
+
+    /// The largest payload to put into one frame, in bytes.
+    pub fn frame_limit(&self) -> u32 {
+        self.limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes as fast as a link of `rate` bytes a second drains; gives the limit in the end.
+    fn settle(rate: u64) -> u32 {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        for _ in 0..400 {
+            let bytes = u64::from(pace.frame_limit());
+            now += Duration::from_nanos(bytes * 1_000_000_000 / rate);
+            pace.wrote(bytes as usize, true, now);
+        }
+        pace.frame_limit()
+    }
+
+    #[test]
+    fn a_frame_takes_about_a_millisecond() {
+        assert_eq!(settle(1_000_000), FRAME_SMALLEST);
+        assert!((90_000..=110_000).contains(&settle(100_000_000)), "{}", settle(100_000_000));
+        assert_eq!(settle(2_000_000_000), FRAME_LARGEST);
+    }
+
+    #[test]
+    fn a_link_that_never_blocks_gets_large_frames_at_once() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        let mut written = 0;
+        while pace.frame_limit() < FRAME_LARGEST {
+            written += pace.frame_limit();
+            pace.wrote(pace.frame_limit() as usize, false, now);
+        }
+        assert!(written <= 4 * 1024 * 1024, "{written}");
+    }
+
+    #[test]
+    fn a_link_that_slows_down_gets_small_frames_again() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        for _ in 0..100 {
+            pace.wrote(FRAME_LARGEST as usize, false, now);
+        }
+        assert_eq!(pace.frame_limit(), FRAME_LARGEST);
+        now += SAMPLE;
+        pace.wrote(50_000, true, now);
+        assert_eq!(pace.frame_limit(), FRAME_SMALLEST);
+    }
+}
