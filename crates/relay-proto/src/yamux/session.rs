@@ -195,6 +195,8 @@ pub struct Session {
     may_open: bool,
     /// We have not announced our end: the peer may.
     may_accept: bool,
+    /// We have said so, which is done once.
+    announced: bool,
     over: bool,
 
     input: Input,
@@ -269,6 +271,7 @@ impl Session {
             refused_syns: 0,
             may_open: role == Role::Relay,
             may_accept: role == Role::Forwarder,
+            announced: false,
             over: false,
             input: Input::START,
             remembered: HashMap::new(),
@@ -653,7 +656,7 @@ impl Session {
 
     /// Tells the peer that we take no new streams, and opens none any more. Those that live go on.
     pub fn go_away(&mut self) {
-        if !self.over {
+        if !self.over && !std::mem::replace(&mut self.announced, true) {
             (self.may_open, self.may_accept) = (false, false);
             self.go_away = Some(GO_AWAY_NORMAL);
         }

@@ -1,0 +1,387 @@
+//! A link: its state, its tasks and its end.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::net::Shutdown;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use relay_proto::yamux::{self, Pace, Role, Session, SessionError, StreamId};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time;
+
+use super::output::Output;
+use super::stream::{Cause, Slot, Stream};
+
+/// How long a link that has said its last word waits for the peer to close too, so that the kernel does
+/// not cut off what the peer has yet to read.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The limits of a link.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// The limits of its session.
+    pub session: yamux::Config,
+}
+
+/// Why a link ended. A new link to the same peer may work in each case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// After its last stream, as we had asked.
+    Finished,
+    /// The peer closed the connection.
+    PeerClosed,
+    /// The peer broke the protocol, ended the session, or is silent.
+    Session(SessionError),
+    /// The connection failed.
+    Io(io::ErrorKind),
+    /// We ended it at once.
+    Aborted,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished => f.write_str("finished"),
+            Self::PeerClosed => f.write_str("the peer closed the link"),
+            Self::Session(error) => error.fmt(f),
+            Self::Io(kind) => write!(f, "the link failed: {kind}"),
+            Self::Aborted => f.write_str("aborted"),
+        }
+    }
+}
+
+impl std::error::Error for Ended {}
+
+/// Why no stream was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// The link has as many streams as it may have; later it may work.
+    Full,
+    /// The peer takes no new streams, or the link is finishing.
+    Refused,
+    /// The link has ended.
+    Ended(Ended),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("the link has as many streams as it may have"),
+            Self::Refused => f.write_str("the link takes no new streams"),
+            Self::Ended(why) => why.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// A multiplexed link. Cheap to clone; it lives until one side ends it, also without a clone.
+#[derive(Clone)]
+pub struct Link(Arc<Shared>);
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("streams", &self.streams()).finish_non_exhaustive()
+    }
+}
+
+/// How far a link is from its end.
+#[derive(Clone, Debug)]
+enum Phase {
+    Open,
+    /// The peer takes no new streams.
+    Refusing,
+    Ended(Ended),
+}
+
+pub(super) struct Shared {
+    pub(super) wire: TcpStream,
+    state: Mutex<State>,
+    phase: watch::Sender<Phase>,
+    /// One permit for each stream that may yet be opened without an ACK.
+    unacknowledged: Arc<Semaphore>,
+    incoming: Notify,
+    /// The link is full: the writer waits until it is not.
+    pub(super) blocked: Notify,
+}
+
+/// What the tasks of a link share. Locked for moments, never across a system call; a slot's lock is
+/// taken before this one, never after.
+pub(super) struct State {
+    pub(super) session: Session,
+    pub(super) slots: HashMap<StreamId, Arc<Slot>>,
+    pub(super) output: Output,
+    pub(super) pace: Pace,
+    accepted: VecDeque<Arc<Slot>>,
+    finishing: bool,
+    over: bool,
+}
+
+impl Link {
+    /// Starts the link's two tasks on the current runtime. `early` was read from the socket already.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(role: Role, socket: TcpStream, early: Vec<u8>, config: Config) -> Self {
+        let now = Instant::now();
+        let shared = Arc::new(Shared {
+            wire: socket,
+            unacknowledged: Arc::new(Semaphore::new(config.session.max_unacknowledged)),
+            state: Mutex::new(State {
+                session: Session::new(role, config.session, now),
+                slots: HashMap::new(),
+                output: Output::default(),
+                pace: Pace::new(now),
+                accepted: VecDeque::new(),
+                finishing: false,
+                over: false,
+            }),
+            phase: watch::Sender::new(Phase::Open),
+            incoming: Notify::new(),
+            blocked: Notify::new(),
+        });
+        tokio::spawn(read(shared.clone(), early));
+        tokio::spawn(write(shared.clone()));
+        Self(shared)
+    }
+
+    /// Opens a stream; its SYN leaves at once. While as many as may be lack an ACK it waits, first come,
+    /// first served. Cancel safe.
+    ///
+    /// # Errors
+    /// The link takes no more streams: for now, or for ever.
+    pub async fn open(&self) -> Result<Stream, OpenError> {
+        let shared = &self.0;
+        let permit = shared.unacknowledged.clone().acquire_owned().await;
+        let slot = {
+            let mut state = shared.state();
+            let permit = permit.map_err(|_| OpenError::Ended(shared.ended_now()))?;
+            let id = state.session.open(Instant::now()).map_err(|error| match error {
+                yamux::OpenError::Full => OpenError::Full,
+                yamux::OpenError::Refused => OpenError::Refused,
+            })?;
+            let slot = Arc::new(Slot::new(id, Some(permit)));
+            state.slots.insert(id, slot.clone());
+            slot
+        };
+        shared.flush();
+        Ok(Stream::new(shared.clone(), slot))
+    }
+
+    /// The next stream that the peer opened, ACKed already; `None` once the link has ended. Cancel safe.
+    pub async fn accept(&self) -> Option<Stream> {
+        loop {
+            let incoming = self.0.incoming.notified();
+            {
+                let mut state = self.0.state();
+                while let Some(slot) = state.accepted.pop_front() {
+                    if !slot.is_ended() {
+                        return Some(Stream::new(self.0.clone(), slot));
+                    }
+                }
+                if state.over {
+                    // Others may wait too.
+                    self.0.incoming.notify_one();
+                    return None;
+                }
+            }
+            incoming.await;
+        }
+    }
+
+    /// Waits for the end of the link and says why. Cancel safe.
+    pub async fn ended(&self) -> Ended {
+        self.0.wait(|phase| matches!(phase, Phase::Ended(_))).await;
+        self.0.ended_now()
+    }
+
+    /// Waits until the peer takes no new streams, or the link has ended. Cancel safe.
+    pub async fn refusing(&self) {
+        self.0.wait(|phase| !matches!(phase, Phase::Open)).await;
+    }
+
+    /// Tells the peer that we take no new streams (GoAway 0). Those that live go on.
+    pub fn go_away(&self) {
+        self.0.state().session.go_away();
+        self.0.flush();
+    }
+
+    /// Ends the link after its last stream: then GoAway 0, unless it was sent before, and a close. Until
+    /// then the peer may open streams, unless [`go_away`](Self::go_away) was called.
+    pub fn finish(&self) {
+        self.0.state().finishing = true;
+        self.0.flush();
+    }
+
+    /// Ends the link and resets its streams at once.
+    pub fn abort(&self) {
+        self.0.end(Ended::Aborted);
+    }
+
+    /// How many streams live.
+    pub fn streams(&self) -> usize {
+        self.0.state().session.len()
+    }
+}
+
+impl Shared {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock; if it did, the state would still be whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the link, for the first reason given: users are reset, openers and acceptors told.
+    pub(super) fn end(&self, why: Ended) {
+        let (slots, all_written) = {
+            let mut state = self.state();
+            if std::mem::replace(&mut state.over, true) {
+                return;
+            }
+            state.accepted.clear();
+            (std::mem::take(&mut state.slots), state.output.is_empty())
+        };
+        self.phase.send_replace(Phase::Ended(why));
+        self.unacknowledged.close();
+        for slot in slots.into_values() {
+            // A stream that had come to its end on the link has only to be delivered.
+            if !(all_written && slot.is_complete()) {
+                slot.end(Cause::LinkLost);
+            }
+        }
+        self.incoming.notify_one();
+        self.blocked.notify_one();
+    }
+
+    fn ended_now(&self) -> Ended {
+        match &*self.phase.borrow() {
+            Phase::Ended(why) => why.clone(),
+            Phase::Open | Phase::Refusing => Ended::Aborted,
+        }
+    }
+
+    async fn wait(&self, reached: impl FnMut(&Phase) -> bool) {
+        // The sender lives in `self`: it cannot be gone.
+        let _ = self.phase.subscribe().wait_for(reached).await;
+    }
+
+    pub(super) fn refuse(&self) {
+        self.phase.send_if_modified(|phase| {
+            let open = matches!(phase, Phase::Open);
+            if open {
+                *phase = Phase::Refusing;
+            }
+            open
+        });
+    }
+
+    pub(super) fn accepted(&self) {
+        self.incoming.notify_one();
+    }
+}
+
+impl State {
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// The peer opened that stream.
+    pub(super) fn push_accepted(&mut self, id: StreamId) {
+        let slot = Arc::new(Slot::new(id, None));
+        self.slots.insert(id, slot.clone());
+        self.accepted.push_back(slot);
+        // Streams that were reset before anyone took them must not pile up.
+        if self.accepted.len() > 2 * self.slots.len() + 64 {
+            self.accepted.retain(|slot| !slot.is_ended());
+        }
+    }
+
+    /// Nothing is left to say but goodbye.
+    pub(super) fn may_finish(&self) -> bool {
+        self.finishing && self.session.is_empty()
+    }
+}
+
+/// Reads the link and keeps its time, to the end.
+async fn read(shared: Arc<Shared>, early: Vec<u8>) {
+    let why = match shared.process(&early) {
+        Ok(()) => {
+            drop(early);
+            read_on(&shared).await
+        }
+        Err(why) => why,
+    };
+    let linger = matches!(why, Ended::Finished | Ended::Session(_));
+    shared.end(why);
+    if linger {
+        let _ = time::timeout(LINGER, close(&shared)).await;
+    }
+    // Handles to the link may live on, and with them the socket.
+    let _ = SockRef::from(&shared.wire).shutdown(Shutdown::Both);
+}
+
+async fn read_on(shared: &Shared) -> Ended {
+    let mut ended = std::pin::pin!(shared.wait(|phase| matches!(phase, Phase::Ended(_))));
+    let mut timer = std::pin::pin!(time::sleep(Duration::ZERO));
+    loop {
+        tokio::select! {
+            readable = shared.wire.readable() => {
+                if let Err(error) = readable {
+                    return Ended::Io(error.kind());
+                }
+                match shared.read_some() {
+                    Ok(true) => tokio::task::yield_now().await,
+                    Ok(false) => {}
+                    Err(why) => return why,
+                }
+            }
+            () = &mut timer => {
+                // Bytes push the time ahead without touching the timer; it looks again when it rings.
+                let due = {
+                    let mut state = shared.state();
+                    if let Err(error) = state.session.handle_timeout(Instant::now()) {
+                        return Ended::Session(error);
+                    }
+                    state.session.poll_timeout()
+                };
+                shared.flush();
+                let due = due.unwrap_or_else(|| Instant::now() + LINGER);
+                timer.as_mut().reset(time::Instant::from_std(due).max(time::Instant::now() + TICK));
+            }
+            () = &mut ended => return shared.ended_now(),
+        }
+    }
+}
+
+/// The shortest time between two looks at the clock.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Says that we are done and reads on until the peer is done too: a close with unread bytes would send
+/// a reset, which destroys what the peer has not yet taken.
+async fn close(shared: &Shared) {
+    shared.write_last_words().await;
+    let _ = SockRef::from(&shared.wire).shutdown(Shutdown::Write);
+    let mut discard = [0; 4096];
+    while shared.wire.readable().await.is_ok() {
+        match shared.wire.try_read(&mut discard) {
+            Ok(0) => break,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => break,
+            _ => tokio::task::yield_now().await,
+        }
+    }
+}
+
+/// Waits for room whenever the link is full, to the end.
+async fn write(shared: Arc<Shared>) {
+    loop {
+        shared.blocked.notified().await;
+        if shared.state().is_over() || shared.wire.writable().await.is_err() {
+            return;
+        }
+        shared.flush();
+    }
+}

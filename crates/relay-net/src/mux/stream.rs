@@ -1,0 +1,463 @@
+//! One user's stream: a pipe between a socket and the link.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use relay_proto::yamux::{StreamEnd, StreamId};
+use tokio::io::Interest;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time;
+
+use super::link::Shared;
+use crate::pipe::{End, Moved};
+use crate::socket::Socket;
+
+/// Which party the socket given to a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// A user of the relay: the stream leads to the service.
+    User,
+    /// The service behind the forwarder: the stream leads to the user.
+    Service,
+}
+
+/// Why a stream is no longer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cause {
+    Stream(StreamEnd),
+    LinkLost,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(end) => end.fmt(f),
+            Self::LinkLost => f.write_str("the link was lost"),
+        }
+    }
+}
+
+/// What the link's tasks and the stream's own task share about one stream.
+pub(super) struct Slot {
+    id: StreamId,
+    /// Held until the peer has accepted the stream.
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
+    socket: OnceLock<Arc<Socket>>,
+    inbox: Mutex<Inbox>,
+    source: Mutex<Source>,
+    /// Our end of the stream is written.
+    finished_sending: AtomicBool,
+    ended: AtomicBool,
+    up: Notify,
+    down: Notify,
+    sent: AtomicU64,
+    delivered: AtomicU64,
+}
+
+/// What has arrived for the socket. Its lock is held while the socket is written to, so that what the
+/// reader writes and what was queued before never change places.
+pub(super) struct Inbox {
+    socket: Option<Arc<Socket>>,
+    /// What the socket did not take: at most the stream's window.
+    queue: VecDeque<u8>,
+    /// The peer's end of the stream stands behind the queue.
+    finished: bool,
+    failed: Option<io::ErrorKind>,
+    cause: Option<Cause>,
+}
+
+/// What was found when the socket was last read for the link.
+#[derive(Clone, Copy)]
+enum Source {
+    /// Nothing yet: it is the link's turn.
+    Asked,
+    Drained,
+    Ended,
+    Failed(io::ErrorKind),
+}
+
+/// What a read for the link gave.
+pub(super) enum Read {
+    Bytes(usize),
+    End,
+    Nothing,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code panics while it holds one of these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Slot {
+    pub(super) fn new(id: StreamId, permit: Option<OwnedSemaphorePermit>) -> Self {
+        let inbox = Inbox { socket: None, queue: VecDeque::new(), finished: false, failed: None, cause: None };
+        Self {
+            id,
+            permit: Mutex::new(permit),
+            socket: OnceLock::new(),
+            inbox: Mutex::new(inbox),
+            source: Mutex::new(Source::Asked),
+            finished_sending: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            up: Notify::new(),
+            down: Notify::new(),
+            sent: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        lock(&self.inbox)
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// The peer has accepted the stream, or it is over: another may be opened.
+    pub(super) fn acknowledge(&self) {
+        lock(&self.permit).take();
+    }
+
+    /// The peer sends no more.
+    pub(super) fn finish(&self) {
+        self.acknowledge();
+        self.inbox().finished = true;
+        self.wake_down();
+    }
+
+    pub(super) fn finished_sending(&self) {
+        self.finished_sending.store(true, Ordering::Relaxed);
+    }
+
+    /// Both sides have said all; perhaps not all has been delivered.
+    pub(super) fn is_complete(&self) -> bool {
+        self.finished_sending.load(Ordering::Relaxed) && self.inbox().finished
+    }
+
+    /// The stream is gone; what is queued will never be delivered.
+    pub(super) fn end(&self, cause: Cause) {
+        self.acknowledge();
+        self.ended.store(true, Ordering::Relaxed);
+        let mut inbox = self.inbox();
+        inbox.cause.get_or_insert(cause);
+        inbox.queue = VecDeque::new();
+        drop(inbox);
+        self.wake_down();
+    }
+
+    pub(super) fn wake_down(&self) {
+        self.down.notify_one();
+    }
+
+    pub(super) fn count_delivered(&self, bytes: usize) {
+        self.delivered.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Reads from the socket for the link. Unless it gives bytes, the stream's task is told what to do.
+    pub(super) fn read_source(&self, buffer: &mut [u8]) -> Read {
+        let Some(socket) = self.socket.get() else { return Read::Nothing };
+        let (read, source) = loop {
+            break match socket.try_read(buffer) {
+                Ok(0) => (Read::End, Source::Ended),
+                Ok(read) => return Read::Bytes(read),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (Read::Nothing, Source::Drained),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => (Read::Nothing, Source::Failed(error.kind())),
+            };
+        };
+        *lock(&self.source) = source;
+        self.up.notify_one();
+        read
+    }
+
+    fn moved(&self) -> (u64, u64) {
+        (self.sent.load(Ordering::Relaxed), self.delivered.load(Ordering::Relaxed))
+    }
+}
+
+impl Inbox {
+    /// Writes what the socket takes at once, unless other bytes stand before. Gives how many need not be
+    /// queued: all, when there is nobody left to have them.
+    pub(super) fn write_through(&mut self, bytes: &[u8]) -> usize {
+        if self.cause.is_some() || self.failed.is_some() {
+            return bytes.len();
+        }
+        let Some(socket) = self.socket.as_ref().filter(|_| self.queue.is_empty()) else { return 0 };
+        let mut written = 0;
+        while written < bytes.len() {
+            match socket.try_write(&bytes[written..]) {
+                Ok(taken) => written += taken,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.failed = Some(error.kind());
+                    return bytes.len();
+                }
+            }
+        }
+        written
+    }
+
+    pub(super) fn queue(&mut self, bytes: &[u8]) {
+        self.queue.extend(bytes);
+    }
+
+    /// Writes what the socket takes of the queue; gives how much that was.
+    fn write_queue(&mut self) -> usize {
+        let Some(socket) = &self.socket else { return 0 };
+        let mut written = 0;
+        while !self.queue.is_empty() {
+            match socket.try_write(self.queue.as_slices().0) {
+                Ok(taken) => {
+                    self.queue.drain(..taken);
+                    written += taken;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.failed = Some(error.kind());
+                    break;
+                }
+            }
+        }
+        if self.queue.is_empty() {
+            self.queue = VecDeque::new();
+        }
+        written
+    }
+}
+
+/// How a pipe ended, seen from its socket.
+enum Failure {
+    Socket(io::ErrorKind),
+    Stream(Cause),
+    Idle,
+}
+
+/// One user's stream. Dropping it resets it.
+pub struct Stream {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    done: bool,
+}
+
+impl Stream {
+    pub(super) fn new(shared: Arc<Shared>, slot: Arc<Slot>) -> Self {
+        Self { shared, slot, done: false }
+    }
+
+    /// Pipes between `socket` and the stream until both directions have ended. Each side's end-of-file is
+    /// passed on; an abort of one side becomes a reset of the other. When one direction has ended and no
+    /// byte has moved in the other for `idle`, both are reset, unless the socket's party is still taking
+    /// what the kernel holds for it. Dropping the future resets both.
+    pub async fn pipe(mut self, socket: Socket, side: Side, moved: &Moved, idle: Duration) -> End {
+        let socket = Arc::new(socket);
+        let mut guard = ResetUnlessDone { socket: &socket, slot: &self.slot, side, moved, done: false };
+        let result = self.run(&socket, idle).await;
+        guard.done = result.is_ok();
+        drop(guard);
+        self.done = result.is_ok();
+        match (result, side) {
+            (Ok(()), _) => End::Done,
+            (Err(Failure::Idle), _) => End::Idle,
+            (Err(Failure::Socket(kind)), Side::User) => End::UserAborted(kind),
+            (Err(Failure::Socket(kind)), Side::Service) => End::ServiceAborted(kind),
+            (Err(Failure::Stream(Cause::Stream(StreamEnd::Stalled))), _) => End::Stalled,
+            (Err(Failure::Stream(cause)), side) => {
+                tracing::debug!(stream = %self.slot.id, %cause, "stream ended");
+                match side {
+                    Side::User => End::ServiceAborted(io::ErrorKind::ConnectionReset),
+                    Side::Service => End::UserAborted(io::ErrorKind::ConnectionReset),
+                }
+            }
+        }
+    }
+
+    /// Resets the stream: the party at its other end sees a reset.
+    pub fn reset(self) {}
+
+    /// Waits until the peer resets the stream, or the link ends. Cancel safe.
+    pub async fn was_reset(&self) {
+        self.ended().await;
+    }
+
+    async fn ended(&self) -> Cause {
+        loop {
+            let cause = self.slot.inbox().cause;
+            match cause {
+                Some(cause) => return cause,
+                None => self.slot.down.notified().await,
+            }
+        }
+    }
+
+    async fn run(&self, socket: &Arc<Socket>, idle: Duration) -> Result<(), Failure> {
+        // Set once, by the only pipe that a stream can have.
+        let _ = self.slot.socket.set(socket.clone());
+        self.slot.inbox().socket = Some(socket.clone());
+        let mut up = std::pin::pin!(self.up(socket));
+        let mut down = std::pin::pin!(self.down(socket));
+        tokio::select! {
+            result = &mut up => {
+                result?;
+                tokio::select! {
+                    result = down => result,
+                    failure = failed(socket) => Err(failure),
+                    failure = self.idle(socket, idle) => Err(failure),
+                }
+            }
+            result = &mut down => {
+                result?;
+                tokio::select! {
+                    result = up => result,
+                    cause = self.ended() => Err(Failure::Stream(cause)),
+                    failure = self.idle(socket, idle) => Err(failure),
+                }
+            }
+        }
+    }
+
+    /// From the socket to the link: asks for the stream's turn whenever there is something to read.
+    async fn up(&self, socket: &Socket) -> Result<(), Failure> {
+        loop {
+            socket.readable().await.map_err(Failure::socket)?;
+            *lock(&self.slot.source) = Source::Asked;
+            self.shared.ready(self.slot.id);
+            loop {
+                let source = *lock(&self.slot.source);
+                match source {
+                    Source::Drained => break,
+                    Source::Ended => return Ok(()),
+                    Source::Failed(kind) => return Err(Failure::Socket(kind)),
+                    // The peer grants no credit or the link is full: nobody reads the socket, so nobody
+                    // but us would see that its party has gone.
+                    Source::Asked => tokio::select! {
+                        () = self.slot.up.notified() => {}
+                        failure = failed(socket) => return Err(failure),
+                    },
+                }
+            }
+        }
+    }
+
+    /// From the link to the socket: what the link's reader could not write at once, then the end.
+    async fn down(&self, socket: &Socket) -> Result<(), Failure> {
+        loop {
+            let waits = {
+                let mut inbox = self.slot.inbox();
+                if let Some(cause) = inbox.cause {
+                    return Err(Failure::Stream(cause));
+                }
+                let written = inbox.write_queue();
+                if written > 0 {
+                    // The inbox stays locked: the reader must not account for what comes next before.
+                    self.shared.state().session.dequeued(self.slot.id, written, Instant::now());
+                    self.slot.count_delivered(written);
+                }
+                if let Some(kind) = inbox.failed {
+                    return Err(Failure::Socket(kind));
+                }
+                let waits = !inbox.queue.is_empty();
+                if !waits && inbox.finished {
+                    drop(inbox);
+                    self.shared.flush();
+                    return socket.shutdown_write().map_err(Failure::socket);
+                }
+                drop(inbox);
+                if written > 0 {
+                    self.shared.flush();
+                }
+                waits
+            };
+            if waits {
+                tokio::select! {
+                    writable = socket.writable() => writable.map_err(Failure::socket)?,
+                    () = self.slot.down.notified() => {}
+                }
+            } else {
+                self.slot.down.notified().await;
+            }
+        }
+    }
+
+    /// Waits until nothing has moved for `idle`, to within a quarter of it.
+    async fn idle(&self, socket: &Socket, idle: Duration) -> Failure {
+        let mut seen = self.slot.moved();
+        let mut since = time::Instant::now();
+        while since.elapsed() < idle {
+            time::sleep(idle / 4).await;
+            let moved = self.slot.moved();
+            if moved != seen || socket.unsent() > 0 {
+                (seen, since) = (moved, time::Instant::now());
+            }
+        }
+        Failure::Idle
+    }
+}
+
+impl Failure {
+    #[allow(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
+    fn socket(error: io::Error) -> Self {
+        Self::Socket(error.kind())
+    }
+}
+
+/// Waits until the socket's party has aborted. Only for a socket that nobody reads: who reads it finds
+/// out by itself, after the bytes that came before.
+async fn failed(socket: &Socket) -> Failure {
+    let error = match socket.ready(Interest::ERROR).await {
+        Ok(_) => socket.take_error().ok().flatten(),
+        Err(error) => Some(error),
+    };
+    // Without an error here, a write has taken it already.
+    Failure::Socket(error.map_or(io::ErrorKind::ConnectionReset, |error| error.kind()))
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.slot.acknowledge();
+        let mut state = self.shared.state();
+        // The id may have been given to another stream by now.
+        if state.slots.get(&self.slot.id).is_some_and(|slot| Arc::ptr_eq(slot, &self.slot)) {
+            state.slots.remove(&self.slot.id);
+            if !self.done {
+                state.session.reset(self.slot.id);
+            }
+        }
+        drop(state);
+        self.shared.flush();
+    }
+}
+
+/// Counts what was moved and, unless the pipe came to its good end, makes the socket's close a reset.
+struct ResetUnlessDone<'a> {
+    socket: &'a Socket,
+    slot: &'a Slot,
+    side: Side,
+    moved: &'a Moved,
+    done: bool,
+}
+
+impl Drop for ResetUnlessDone<'_> {
+    fn drop(&mut self) {
+        let (sent, delivered) = self.slot.moved();
+        let (up, down) = match self.side {
+            Side::User => (sent, delivered),
+            Side::Service => (delivered, sent),
+        };
+        self.moved.up.fetch_add(up, Ordering::Relaxed);
+        self.moved.down.fetch_add(down, Ordering::Relaxed);
+        if !self.done {
+            self.socket.reset_on_close();
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Two links against each other over loopback, each stream between real sockets.
+
+use std::io::ErrorKind;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use relay_proto::yamux;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::{Config, Ended, Link, Role, Side};
+use crate::pipe::{End, HALF_CLOSED_IDLE, Moved};
+use crate::socket::Socket;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (a, b) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    (a.unwrap(), b.unwrap().0)
+}
+
+/// A user and a service with two links between them.
+struct Path {
+    relay: Link,
+    forwarder: Link,
+}
+
+impl Path {
+    async fn new(config: Config) -> Self {
+        let (a, b) = pair().await;
+        Self {
+            relay: Link::start(Role::Relay, a, vec![], config.clone()),
+            forwarder: Link::start(Role::Forwarder, b, vec![], config),
+        }
+    }
+
+    /// Connects one user with one service; gives their ends and how each pipe will have ended.
+    async fn connect(&self, idle: Duration) -> (TcpStream, TcpStream, tokio::task::JoinHandle<(End, End)>) {
+        let (user, at_relay) = pair().await;
+        let (service, at_forwarder) = pair().await;
+        let outward = self.relay.open().await.unwrap();
+        let inward = timeout(PATIENCE, self.forwarder.accept()).await.expect("no stream").unwrap();
+        let pipes = tokio::spawn(async move {
+            let (ours, theirs) = (Moved::default(), Moved::default());
+            let ends = tokio::join!(
+                outward.pipe(Socket::from(at_relay), Side::User, &ours, idle),
+                inward.pipe(Socket::from(at_forwarder), Side::Service, &theirs, idle),
+            );
+            if ends == (End::Done, End::Done) {
+                assert_eq!(ours.up.load(Ordering::Relaxed), theirs.up.load(Ordering::Relaxed));
+                assert_eq!(ours.down.load(Ordering::Relaxed), theirs.down.load(Ordering::Relaxed));
+            }
+            ends
+        });
+        (user, service, pipes)
+    }
+}
+
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add((i >> 8) as u8).wrapping_add(seed)).collect()
+}
+
+async fn exchange(mut user: TcpStream, mut service: TcpStream, len: usize) {
+    let (up, down) = (pattern(len, 1), pattern(len, 2));
+    let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
+    let (mut ur, mut uw) = user.split();
+    let (mut sr, mut sw) = service.split();
+    timeout(PATIENCE * 4, async {
+        tokio::join!(
+            async {
+                uw.write_all(&up).await.unwrap();
+                uw.shutdown().await.unwrap();
+            },
+            async {
+                sw.write_all(&down).await.unwrap();
+                sw.shutdown().await.unwrap();
+            },
+            async { ur.read_to_end(&mut got_down).await.unwrap() },
+            async { sr.read_to_end(&mut got_up).await.unwrap() },
+        )
+    })
+    .await
+    .expect("bytes stopped moving");
+    assert!(got_up == up && got_down == down);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_go_both_ways_and_both_ends_are_carried() {
+    let path = Path::new(Config::default()).await;
+    for len in [0, 1, 100_000, 20_000_000] {
+        let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        exchange(user, service, len).await;
+        assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+    }
+    assert_eq!((path.relay.streams(), path.forwarder.streams()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_hundred_users_at_once() {
+    let path = Path::new(Config::default()).await;
+    let mut users = Vec::new();
+    for _ in 0..300 {
+        let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        users.push(tokio::spawn(async move {
+            exchange(user, service, 100_000).await;
+            assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+        }));
+    }
+    for user in users {
+        user.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn half_close_lets_the_reply_come() {
+    let path = Path::new(Config::default()).await;
+    let (mut user, mut service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+    user.write_all(b"question").await.unwrap();
+    user.shutdown().await.unwrap();
+    let mut question = String::new();
+    service.read_to_string(&mut question).await.unwrap();
+    service.write_all(b"answer").await.unwrap();
+    drop(service);
+    let mut answer = String::new();
+    user.read_to_string(&mut answer).await.unwrap();
+    assert_eq!((question.as_str(), answer.as_str()), ("question", "answer"));
+    assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+}
+
+#[tokio::test]
+async fn a_reset_is_carried_each_way() {
+    let path = Path::new(Config::default()).await;
+    for user_aborts in [true, false] {
+        let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        let (aborts, mut other) = if user_aborts { (user, service) } else { (service, user) };
+        aborts.set_zero_linger().unwrap();
+        drop(aborts);
+        let error = timeout(PATIENCE, other.read_u8()).await.expect("no reset came").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        let (at_relay, at_forwarder) = pipes.await.unwrap();
+        let aborted = |end| match end {
+            End::UserAborted(_) => user_aborts,
+            End::ServiceAborted(_) => !user_aborts,
+            _ => false,
+        };
+        assert!(aborted(at_relay) && aborted(at_forwarder));
+    }
+}
+
+/// Fills the path until nothing moves any more, then aborts.
+#[tokio::test]
+async fn a_reset_is_noticed_under_back_pressure() {
+    let path = Path::new(Config::default()).await;
+    let (user, mut service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+    let chunk = [0; 65536];
+    while timeout(Duration::from_millis(300), user.writable()).await.is_ok() {
+        let _ = user.try_write(&chunk);
+    }
+    user.set_zero_linger().unwrap();
+    drop(user);
+    let (at_relay, _) = timeout(PATIENCE, pipes).await.expect("the abort was not noticed").unwrap();
+    assert!(matches!(at_relay, End::UserAborted(_)), "{at_relay:?}");
+    let mut rest = Vec::new();
+    assert_eq!(service.read_to_end(&mut rest).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_lost_link_resets_its_users() {
+    let path = Path::new(Config::default()).await;
+    let (mut user, mut service, _pipes) = path.connect(HALF_CLOSED_IDLE).await;
+    path.forwarder.abort();
+    assert_eq!(timeout(PATIENCE, user.read_u8()).await.unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(timeout(PATIENCE, service.read_u8()).await.unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(timeout(PATIENCE, path.relay.ended()).await.unwrap(), Ended::PeerClosed);
+    assert!(path.relay.open().await.is_err());
+    assert!(path.forwarder.accept().await.is_none());
+}
+
+#[tokio::test]
+async fn a_link_finishes_after_its_last_stream() {
+    let path = Path::new(Config::default()).await;
+    let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+    path.forwarder.go_away();
+    path.forwarder.finish();
+    timeout(PATIENCE, path.relay.refusing()).await.expect("GoAway did not arrive");
+    assert!(path.relay.open().await.is_err());
+    exchange(user, service, 1_000_000).await;
+    assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+    assert_eq!(timeout(PATIENCE, path.forwarder.ended()).await.unwrap(), Ended::Finished);
+    assert_eq!(timeout(PATIENCE, path.relay.ended()).await.unwrap(), Ended::PeerClosed);
+}
+
+#[tokio::test]
+async fn a_half_closed_stream_in_which_nothing_moves_is_reset() {
+    let path = Path::new(Config::default()).await;
+    let (mut user, mut service, pipes) = path.connect(Duration::from_millis(200)).await;
+    user.shutdown().await.unwrap();
+    assert_eq!(service.read(&mut [0]).await.unwrap(), 0);
+    let ends = timeout(PATIENCE, pipes).await.unwrap().unwrap();
+    assert!(matches!(ends, (End::Idle, _) | (_, End::Idle)), "{ends:?}");
+    assert_eq!(user.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_stalled_reader_does_not_slow_another() {
+    let path = Path::new(Config::default()).await;
+    let (stalled, mut source, _pipes) = path.connect(HALF_CLOSED_IDLE).await;
+    let flood = tokio::spawn(async move {
+        let chunk = vec![0; 65536];
+        while source.write_all(&chunk).await.is_ok() {}
+    });
+    for _ in 0..20 {
+        let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        exchange(user, service, 500_000).await;
+        assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+    }
+    flood.abort();
+    drop(stalled);
+}
+
+/// Half of what may be queued belongs to a user who never reads: at the bound that one is reset.
+#[tokio::test]
+async fn the_memory_of_a_link_is_bounded() {
+    let session = yamux::Config { max_queued: 100_000, ..yamux::Config::default() };
+    let path = Path::new(Config { session }).await;
+    let (mut user, mut service, _pipes) = path.connect(HALF_CLOSED_IDLE).await;
+    let flood = tokio::spawn(async move {
+        let chunk = vec![7; 65536];
+        while service.write_all(&chunk).await.is_ok() {}
+    });
+    timeout(PATIENCE, flood).await.expect("the stalled user's stream was not reset").unwrap();
+    let mut rest = Vec::new();
+    assert_eq!(user.read_to_end(&mut rest).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+    exchange(user, service, 10_000).await;
+    assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+}
+
+#[tokio::test]
+async fn users_wait_their_turn_while_streams_lack_an_ack() {
+    let (near, mut far) = pair().await;
+    let session = yamux::Config { max_unacknowledged: 2, ..yamux::Config::default() };
+    let link = Link::start(Role::Relay, near, vec![], Config { session });
+    let first = link.open().await.unwrap();
+    let _second = link.open().await.unwrap();
+    let third = link.open();
+    tokio::pin!(third);
+    assert!(timeout(Duration::from_millis(50), &mut third).await.is_err());
+    // The peer accepts the first stream.
+    far.write_all(&[0, 1, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0]).await.unwrap();
+    let _third = timeout(PATIENCE, third).await.expect("still waiting").unwrap();
+    // A stream that is reset waits for no ACK.
+    let _ = first;
+    let fourth = link.open();
+    tokio::pin!(fourth);
+    assert!(timeout(Duration::from_millis(50), &mut fourth).await.is_err());
+    drop(_second);
+    timeout(PATIENCE, fourth).await.expect("still waiting").unwrap();
+}
