@@ -39,10 +39,10 @@ pub struct Config {
     /// Streams that we opened and the peer has not acknowledged. 256: the backlog beyond which the known
     /// peers refuse streams.
     pub max_unacknowledged: usize,
-    /// The largest window a stream's may grow to, in bytes. 16 MiB: a gigabit per second over 130 ms.
+    /// The size to which a stream's window may grow, in bytes. 8 MiB: 600 Mbit/s over 100 ms.
     pub max_window: u32,
-    /// Bytes that may wait for the users of all streams together. 64 MiB: four users who stopped
-    /// reading behind the longest path, or 256 behind a short one.
+    /// Bytes that may wait for the users of all streams together. 64 MiB: eight users who stopped
+    /// reading behind a long and fast path, or 256 behind a short one.
     pub max_queued: usize,
     /// Silence after which the peer is asked for a sign of life.
     pub ping_after: Duration,
@@ -55,7 +55,7 @@ impl Default for Config {
         Self {
             max_streams: 65_536,
             max_unacknowledged: 256,
-            max_window: 16 * 1024 * 1024,
+            max_window: 8 * 1024 * 1024,
             max_queued: 64 * 1024 * 1024,
             ping_after: Duration::from_secs(10),
             dead_after: Duration::from_secs(20),
