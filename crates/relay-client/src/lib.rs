@@ -1,1 +1,49 @@
-//! stub
+//! Lets a program behind NAT be reached: it asks a relay for a public port and takes the users who
+//! connect there, without a port of its own.
+//!
+//! ```no_run
+//! use relay_client::{Listener, Protocol};
+//!
+//! # async fn serve(_: relay_client::Connection) {}
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut listener = Listener::builder("relay.example:7000".parse()?).protocol(Protocol::Multiplex).bind().await?;
+//! println!("reachable at {}", listener.public_address());
+//! loop {
+//!     tokio::spawn(serve(listener.accept().await?));
+//! }
+//! # }
+//! ```
+//!
+//! The listener keeps its tunnel up: a relay that restarts or a network that fails is met with
+//! [`Backoff`], for ever, and told in [`Event`]s.
+//!
+//! ```text
+//!  listener.rs    Listener: bind, accept, reconnect, close
+//!  tunnel.rs      the exchange that opens a tunnel, and its three kinds:
+//!  multiplex.rs     users come as streams of one link
+//!  event.rs         users are announced, and each is claimed by dialling back
+//!  pool.rs          users take spare connections
+//!  connection.rs  Connection: one user
+//! ```
+
+mod address;
+mod backoff;
+mod connection;
+mod dial;
+mod error;
+mod event;
+mod listener;
+mod multiplex;
+mod pool;
+mod tunnel;
+
+pub use address::{AddressError, DEFAULT_PORT, RelayAddr};
+pub use backoff::Backoff;
+pub use connection::Connection;
+pub use dial::{DIAL_WAIT, DialError, dial, dial_addr};
+pub use error::{Error, Lost};
+pub use event::MAX_DIAL_BACKS;
+pub use listener::{Builder, Event, Events, Listener};
+pub use pool::{DEFAULT_MEMBERS, MAX_REFUSED, REFUSED_WITHIN};
+pub use relay_proto::handshake::Protocol;
+pub use tunnel::ANSWER_WAIT;

@@ -1,0 +1,168 @@
+//! Connecting to a name.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// How long a dial may take in all: resolving the name and every address it has.
+pub const DIAL_WAIT: Duration = Duration::from_secs(10);
+
+/// How long one address is tried alone before the next one is tried beside it.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Connects to the first address of `host` that answers, within [`DIAL_WAIT`] in all.
+///
+/// An address that refuses or stays silent for a quarter of a second does not hold up the next one.
+/// `TCP_NODELAY` is set. Cancel safe: dropping the future drops the attempts.
+///
+/// # Errors
+/// The name does not resolve, or none of its addresses can be reached.
+pub async fn dial(host: &str, port: u16) -> Result<TcpStream, DialError> {
+    let fail = |problem| DialError { host: host.into(), port, problem };
+    let attempt = async {
+        let addresses: Vec<_> = lookup_host((host, port)).await.map_err(Problem::Unresolved)?.collect();
+        if addresses.is_empty() {
+            return Err(Problem::Unresolved(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+        }
+        first_of(addresses).await.map_err(Problem::Unreachable)
+    };
+    match timeout(DIAL_WAIT, attempt).await {
+        Ok(result) => result.map_err(fail),
+        Err(_) => Err(fail(Problem::TimedOut)),
+    }
+}
+
+/// Connects to one known address, within [`DIAL_WAIT`]. Otherwise as [`dial`].
+///
+/// # Errors
+/// The address cannot be reached.
+pub async fn dial_addr(address: SocketAddr) -> Result<TcpStream, DialError> {
+    let problem = match timeout(DIAL_WAIT, connect(address)).await {
+        Ok(Ok(socket)) => return Ok(socket),
+        Ok(Err(error)) => Problem::Unreachable(error),
+        Err(_) => Problem::TimedOut,
+    };
+    Err(DialError { host: address.ip().to_string().into(), port: address.port(), problem })
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect(address).await?;
+    // A port from the range for outgoing connections that nobody listens on can be our own end's, too:
+    // the kernel then connects the socket to itself.
+    if socket.local_addr()? == socket.peer_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
+/// The first of `addresses` that answers, else the error of the last that failed.
+async fn first_of(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    if let [only] = addresses[..] {
+        return connect(only).await;
+    }
+    let mut addresses = addresses.into_iter();
+    let mut attempts = JoinSet::new();
+    let mut failure = io::Error::from(io::ErrorKind::NotFound);
+    loop {
+        match addresses.next() {
+            Some(address) => drop(attempts.spawn(connect(address))),
+            None if attempts.is_empty() => return Err(failure),
+            None => {}
+        }
+        tokio::select! {
+            Some(ended) = attempts.join_next() => match ended.map_err(io::Error::other).flatten() {
+                Ok(socket) => return Ok(socket),
+                Err(error) => failure = error,
+            },
+            () = sleep(HEAD_START), if addresses.len() > 0 => {}
+        }
+    }
+}
+
+/// Why a dial failed. Nobody's fault, as far as can be told; a later try may work.
+#[derive(Debug)]
+pub struct DialError {
+    host: Box<str>,
+    port: u16,
+    problem: Problem,
+}
+
+#[derive(Debug)]
+enum Problem {
+    Unresolved(io::Error),
+    Unreachable(io::Error),
+    TimedOut,
+}
+
+impl DialError {
+    /// The kind of the failure.
+    pub fn kind(&self) -> io::ErrorKind {
+        match &self.problem {
+            Problem::Unresolved(error) | Problem::Unreachable(error) => error.kind(),
+            Problem::TimedOut => io::ErrorKind::TimedOut,
+        }
+    }
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port, problem } = self;
+        let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+        match problem {
+            Problem::Unresolved(error) => write!(f, "{host} does not resolve: {error}"),
+            Problem::Unreachable(error) => write!(f, "cannot connect to {open}{host}{close}:{port}: {error}"),
+            Problem::TimedOut => {
+                write!(f, "cannot connect to {open}{host}{close}:{port}: no answer in {} s", DIAL_WAIT.as_secs())
+            }
+        }
+    }
+}
+
+impl std::error::Error for DialError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.problem {
+            Problem::Unresolved(error) | Problem::Unreachable(error) => Some(error),
+            Problem::TimedOut => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn addresses_that_refuse_do_not_hide_the_one_that_answers() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let good = listener.local_addr().unwrap();
+        // 127.0.0.2 on that port refuses, as does ::1 (or it is unreachable where IPv6 is off).
+        let refusing = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), good.port()));
+        let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, good.port()));
+        let socket = first_of(vec![refusing, v6, good]).await.unwrap();
+        assert_eq!(socket.peer_addr().unwrap(), good);
+        assert!(socket.nodelay().unwrap());
+        let error = first_of(vec![refusing, v6]).await.unwrap_err();
+        assert_ne!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn errors_say_what_was_tried() {
+        let error = dial("no-such-host.invalid", 80).await.unwrap_err();
+        assert!(error.to_string().starts_with("no-such-host.invalid does not resolve: "), "{error}");
+        let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
+        let error = dial("127.0.0.1", closed.port()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(error.to_string().starts_with(&format!("cannot connect to {closed}: ")), "{error}");
+        assert_eq!(dial_addr(closed).await.unwrap_err().to_string(), error.to_string());
+    }
+}

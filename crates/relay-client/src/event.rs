@@ -1,0 +1,98 @@
+//! A tunnel whose users are announced on a control connection and claimed by dialling back.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use relay_net::socket::watch_carrying;
+use relay_proto::handshake::{Id, LineReader, Request};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use crate::tunnel::Users;
+use crate::{Connection, Error, Lost, dial_addr};
+
+/// How many users are dialled for at once. Beyond it, announcements wait unread: with dials that end
+/// within [`DIAL_WAIT`](crate::DIAL_WAIT), none waits longer.
+pub const MAX_DIAL_BACKS: usize = 1024;
+
+/// How many bytes of announcements are read at once.
+const READ_AHEAD: usize = 4096;
+
+pub(crate) struct EventTunnel {
+    control: Control,
+    /// The relay itself, whatever other addresses its name has.
+    peer: SocketAddr,
+}
+
+impl EventTunnel {
+    pub(crate) fn new(socket: TcpStream, early: Vec<u8>, peer: SocketAddr) -> Self {
+        Self { control: Control { socket, lines: LineReader::default(), unread: early }, peer }
+    }
+
+    pub(crate) async fn serve(mut self, users: &Users) -> Option<Lost> {
+        let dial_backs = Arc::new(Semaphore::new(MAX_DIAL_BACKS));
+        let announced = async {
+            loop {
+                let ticket = self.control.next().await?;
+                // Fails only when the semaphore is closed, which nobody does.
+                let permit = dial_backs.clone().acquire_owned().await;
+                let (users, peer) = (users.clone(), self.peer);
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = claim(ticket, peer, &users) => {}
+                        () = users.closed() => {}
+                    }
+                    drop(permit);
+                });
+            }
+        };
+        tokio::select! {
+            Err::<Infallible, _>(lost) = announced => Some(lost),
+            () = users.closed() => None,
+        }
+    }
+}
+
+/// Dials back for one user. A ticket that has expired, or whose user has left, shows as a connection
+/// that the relay closes.
+async fn claim(ticket: Id, peer: SocketAddr, users: &Users) {
+    let claimed = async {
+        let mut socket = dial_addr(peer).await?;
+        let io_error = |source| Error::Io { relay: users.relay.clone(), source };
+        watch_carrying(&socket).map_err(io_error)?;
+        socket.write_all(Request::EventClaim(ticket).to_string().as_bytes()).await.map_err(io_error)?;
+        Ok(socket)
+    };
+    match claimed.await {
+        Ok(socket) => users.deliver(Connection::from_socket(socket, Vec::new(), users.live.token())).await,
+        Err(cause) => users.events.trouble(cause),
+    }
+}
+
+/// The connection on which tickets arrive.
+struct Control {
+    socket: TcpStream,
+    lines: LineReader,
+    unread: Vec<u8>,
+}
+
+impl Control {
+    /// The next ticket. Cancel safe.
+    async fn next(&mut self) -> Result<Id, Lost> {
+        loop {
+            let mut input = &self.unread[..];
+            let line = self.lines.read(&mut input).map_err(Lost::Misbehaved)?;
+            let used = self.unread.len() - input.len();
+            self.unread.drain(..used);
+            if let Some(line) = line {
+                return Id::parse(&line).map_err(Lost::Misbehaved);
+            }
+            self.unread.reserve(READ_AHEAD);
+            if self.socket.read_buf(&mut self.unread).await.map_err(Lost::Io)? == 0 {
+                return Err(Lost::Closed);
+            }
+        }
+    }
+}

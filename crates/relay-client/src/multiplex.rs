@@ -1,0 +1,50 @@
+//! A tunnel whose users come as streams of one link.
+
+use relay_net::mux::{Config, Ended, Link, Role};
+use tokio::net::TcpStream;
+
+use crate::tunnel::Users;
+use crate::{Connection, Lost};
+
+pub(crate) struct MultiplexTunnel {
+    link: Link,
+}
+
+impl MultiplexTunnel {
+    pub(crate) fn new(socket: TcpStream, early: Vec<u8>) -> Self {
+        Self { link: Link::start(Role::Forwarder, socket, early, Config::default()) }
+    }
+
+    pub(crate) async fn serve(self, users: &Users) -> Option<Lost> {
+        let link = self.link;
+        let lost = loop {
+            tokio::select! {
+                biased;
+                () = users.closed() => {
+                    link.go_away();
+                    break None;
+                }
+                stream = link.accept() => match stream {
+                    Some(stream) => users.deliver(Connection::from_stream(stream, users.live.token())).await,
+                    None => {
+                        return Some(match link.ended().await {
+                            Ended::PeerClosed => Lost::Closed,
+                            ended => Lost::Link(ended.to_string().into()),
+                        });
+                    }
+                },
+                // Looked at last: what the relay had opened before it said so has been accepted.
+                () = link.refusing() => break Some(Lost::GoAway),
+            }
+        };
+        // Nobody new will come. The link lives on for those who are there, and a listener that closes
+        // waits until their last bytes have left.
+        link.finish();
+        let live = users.live.token();
+        tokio::spawn(async move {
+            link.ended().await;
+            drop(live);
+        });
+        lost
+    }
+}
