@@ -1,1 +1,9 @@
-//! stub
+//! The relay: a server that opens public ports for services that nobody can reach, and the forwarder
+//! that runs beside such a service.
+//!
+//! The program `relay` is a thin shell around this library, so that tests run it in their own process.
+
+pub mod repeats;
+pub mod server;
+
+pub use server::{Config, Limits, PortRange, Server};

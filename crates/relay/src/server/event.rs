@@ -1,0 +1,128 @@
+//! Event: each user gets a ticket, which is announced on the control connection; a new connection
+//! that names it becomes the user's.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use relay_net::pipe::{Party, pipe};
+use relay_net::socket::{self, Socket};
+use relay_proto::handshake::Id;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::registry::{Name, Names};
+use super::tunnel::{PublicPort, Tunnel};
+use super::{aborted, reset};
+
+/// Announcements written at a time, in bytes: one segment.
+const ANNOUNCED_AT_ONCE: usize = 1400;
+
+type Ticket = Name<oneshot::Sender<Party>>;
+
+/// Serves an event tunnel until its control connection is lost or the server stops.
+pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, control: TcpStream) {
+    let _ = socket::watch_always_reading(&control);
+    let mut announcements = Announcements::default();
+    let waiting = Arc::new(Semaphore::new(tunnel.limits().waiting_users));
+    let reason = loop {
+        tokio::select! {
+            (user, address) = public.accept() => {
+                // A client that does not read its announcements has as many waiting for it, at most.
+                let place = waiting.clone().try_acquire_owned().ok();
+                let Some(place) = place.filter(|_| announcements.queue.len() < tunnel.limits().waiting_users) else {
+                    tunnel.refused(user, address, "too many users wait for the client to dial back");
+                    continue;
+                };
+                let (claimer, claim) = oneshot::channel();
+                let ticket = tunnel.relay.tickets.give(claimer);
+                announcements.queue.push_back(ticket.id().clone());
+                tunnel.relay.tasks.spawn(wait(tunnel.clone(), user, address, ticket, claim, place));
+            }
+            ready = control.readable() => {
+                if let Err(lost) = ready.and_then(|()| discard(&control)) {
+                    break lost.to_string();
+                }
+            }
+            ready = control.writable(), if !announcements.is_empty() => {
+                if let Err(lost) = ready.and_then(|()| announcements.write(&control, &tunnel.relay.tickets)) {
+                    break lost.to_string();
+                }
+            }
+            () = tunnel.over.cancelled() => break "the relay stops".into(),
+        }
+    };
+    drop(public);
+    tunnel.end(&reason);
+}
+
+/// Takes a user from the ticket to the end of its pipe.
+async fn wait(
+    tunnel: Arc<Tunnel>,
+    user: TcpStream,
+    address: SocketAddr,
+    ticket: Ticket,
+    claim: oneshot::Receiver<Party>,
+    place: OwnedSemaphorePermit,
+) {
+    let claimed = tokio::select! {
+        biased;
+        claimed = timeout(tunnel.limits().ticket, claim) => claimed,
+        () = aborted(&user) => return debug!(user = %address, port = tunnel.port, "user left while it waited"),
+        () = tunnel.over.cancelled() => return reset(user),
+    };
+    drop((ticket, place));
+    let Ok(Ok(service)) = claimed else {
+        return tunnel.refused(user, address, "the client did not dial back in time");
+    };
+    let user = Party { socket: Socket::from(user), early: Vec::new() };
+    let idle = tunnel.limits().half_closed_idle;
+    tunnel.carry(address, pipe(user, service, &tunnel.moved, idle)).await;
+}
+
+/// Reads what a client says on a connection on which it has nothing to say.
+fn discard(control: &TcpStream) -> io::Result<()> {
+    let mut nothing = [0; 1024];
+    match control.try_read(&mut nothing) {
+        Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client closed its control connection")),
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The tickets that the client has yet to be told.
+#[derive(Default)]
+struct Announcements {
+    queue: VecDeque<Id>,
+    /// Lines on their way, of which a part may have left.
+    lines: Vec<u8>,
+}
+
+impl Announcements {
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.lines.is_empty()
+    }
+
+    /// Writes what the connection takes now. Tickets that nobody waits with any more are left out.
+    fn write(&mut self, control: &TcpStream, tickets: &Names<oneshot::Sender<Party>>) -> io::Result<()> {
+        while self.lines.len() < ANNOUNCED_AT_ONCE
+            && let Some(id) = self.queue.pop_front()
+        {
+            if tickets.contains(&id) {
+                self.lines.extend_from_slice(format!("{id}\n").as_bytes());
+            }
+        }
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        match control.try_write(&self.lines) {
+            Ok(written) => drop(self.lines.drain(..written)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,75 @@
+//! Every bound of the server, in one place.
+
+use std::time::Duration;
+
+use relay_net::{mux, pipe};
+
+/// What the server allows its peers. The defaults suit a small machine on the open Internet; tests
+/// lower them.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// From accept to the last line of the handshake, in all. 5 s: many round trips of the slowest
+    /// path, and a byte now and then does not prolong it.
+    pub handshake: Duration,
+    /// Connections whose handshake is not done. 1 024: beyond it the source with most of them loses
+    /// its oldest.
+    pub pending_handshakes: usize,
+    /// How long a connection may always show what it wants before it can be crowded out. 100 ms: a
+    /// peer whose lines come with the connection is done by then, however many come at once; so
+    /// even a flood that fills the bound is accepted at ten times the bound a second.
+    pub crowding_grace: Duration,
+    /// The life of an event tunnel's ticket. 10 s: a client that has not dialled back by then is
+    /// not going to, and its user would rather try again.
+    pub ticket: Duration,
+    /// How long a user waits for a stream of a multiplexed link while 256 lack an ACK. 10 s, as for
+    /// a ticket.
+    pub stream_wait: Duration,
+    /// How long a user who wants a member waits at an empty pool. 10 s, as for a ticket.
+    pub member_wait: Duration,
+    /// Users of one tunnel who wait for a stream, a ticket's claim or a member. 1 024: whoever comes
+    /// beyond it would hardly be served in time and is reset at once.
+    pub waiting_users: usize,
+    /// How long a user of a pool may stay silent while the service is silent too. 5 min: longer
+    /// than browsers keep a spare connection; it costs the pool no member.
+    pub silent: Duration,
+    /// Silent users of one pool. 4 096: beyond it the source with most of them loses its oldest.
+    pub silent_users: usize,
+    /// Idle members of one pool. 4 096: more than a forwarder keeps, and each is a file descriptor.
+    pub idle_members: usize,
+    /// What is read from an idle member ahead of its user. 16 KiB: enough for any greeting; the
+    /// rest waits in the kernel.
+    pub early_bytes: usize,
+    /// How long a pool lives without a member or a connection in use. 30 s: time for its client to
+    /// come back before the port goes.
+    pub pool_grace: Duration,
+    /// How long a half-closed connection may be silent in the direction still open. 5 min, as Go's
+    /// yamux has it.
+    pub half_closed_idle: Duration,
+    /// How long live users may finish when the server stops. 30 s: what service managers wait for
+    /// at least.
+    pub drain: Duration,
+    /// The limits of each multiplexed link.
+    pub link: mux::Config,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(5),
+            pending_handshakes: 1024,
+            crowding_grace: Duration::from_millis(100),
+            ticket: Duration::from_secs(10),
+            stream_wait: Duration::from_secs(10),
+            member_wait: Duration::from_secs(10),
+            waiting_users: 1024,
+            silent: Duration::from_mins(5),
+            silent_users: 4096,
+            idle_members: 4096,
+            early_bytes: 16 * 1024,
+            pool_grace: Duration::from_secs(30),
+            half_closed_idle: pipe::HALF_CLOSED_IDLE,
+            drain: Duration::from_secs(30),
+            link: mux::Config::default(),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Multiplex: every user is a stream of the one link.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use relay_net::mux::{Link, Role, Side};
+use relay_net::socket::{self, Socket};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::tunnel::{PublicPort, Tunnel};
+use super::{aborted, reset};
+
+/// Serves a multiplex tunnel until its link ends; after the client's word that it takes no new
+/// streams, or when the server stops, only until its last user is gone.
+pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, socket: TcpStream, early: Vec<u8>) {
+    let _ = socket::watch_always_reading(&socket);
+    let link = Link::start(Role::Relay, socket, early, tunnel.limits().link.clone());
+    let waiting = Arc::new(Semaphore::new(tunnel.limits().waiting_users));
+    loop {
+        tokio::select! {
+            (user, address) = public.accept() => match waiting.clone().try_acquire_owned() {
+                Ok(place) => drop(tunnel.relay.tasks.spawn(serve_user(tunnel.clone(), link.clone(), user, address, place))),
+                Err(_) => tunnel.refused(user, address, "too many users wait for a stream"),
+            },
+            () = link.refusing() => break,
+            () = tunnel.over.cancelled() => break,
+        }
+    }
+    drop(public);
+    let stopping = tunnel.relay.draining.is_cancelled();
+    tunnel.over.cancel();
+    link.finish();
+    let ended = tokio::select! {
+        ended = link.ended() => ended,
+        () = tunnel.relay.reset.cancelled() => {
+            link.abort();
+            link.ended().await
+        }
+    };
+    if stopping { tunnel.end(&"the relay stops") } else { tunnel.end(&ended) }
+}
+
+/// Takes a user from the accept to the end of its stream.
+async fn serve_user(
+    tunnel: Arc<Tunnel>,
+    link: Link,
+    user: TcpStream,
+    address: SocketAddr,
+    place: OwnedSemaphorePermit,
+) {
+    let opened = tokio::select! {
+        biased;
+        opened = timeout(tunnel.limits().stream_wait, link.open()) => opened,
+        () = aborted(&user) => return debug!(user = %address, port = tunnel.port, "user left while it waited"),
+        () = tunnel.over.cancelled() => return reset(user),
+    };
+    drop(place);
+    let stream = match opened {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(ended)) => {
+            debug!(user = %address, port = tunnel.port, "no stream: {ended}");
+            return reset(user);
+        }
+        Err(_) => return tunnel.refused(user, address, "the client took no new stream in time"),
+    };
+    let idle = tunnel.limits().half_closed_idle;
+    let pipe = stream.pipe(Socket::from(user), Side::User, &tunnel.moved, idle);
+    tunnel.carry(address, pipe).await;
+}
