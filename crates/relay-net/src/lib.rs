@@ -1,5 +1,10 @@
-//! The data path of relay on tokio: what both ends of a tunnel share.
+//! The data path of relay on tokio: sockets as relay needs them, the pipe between two of them, and the
+//! driver of a multiplexed link.
+//!
+//! Bytes move without a buffer of their own while nobody waits: what is read is written at once, and only
+//! what the other side does not take is kept. All `unsafe` code of the project is in `sys.rs`.
 
 pub mod mux;
 pub mod pipe;
 pub mod socket;
+mod sys;

@@ -1,91 +1,211 @@
-//! Provisional: signatures for the others; the real file follows.
-#![allow(missing_docs, clippy::missing_const_for_fn, reason = "provisional")]
-use std::io;
-use std::net::SocketAddr;
-use std::time::Duration;
+//! A party's socket, TCP or Unix, with what a pipe asks of it; and how relay listens and accepts.
 
-use socket2::SockRef;
+mod listen;
+
+pub use listen::{accept, canonical, listen};
+
+#[cfg(target_os = "linux")]
+use crate::sys;
+use socket2::{SockRef, TcpKeepalive};
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::time::Duration;
 use tokio::io::{Interest, Ready};
+use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
-use tokio::net::{TcpListener, TcpStream};
 
+/// A connected stream socket of a user or a service.
 #[derive(Debug)]
 pub enum Socket {
+    /// Over TCP.
     Tcp(TcpStream),
+    /// On this machine, by path.
     #[cfg(unix)]
     Unix(UnixStream),
 }
-macro_rules! each {
-    ($s:ident, $x:ident => $e:expr) => {
-        match $s {
-            Socket::Tcp($x) => $e,
+
+impl From<TcpStream> for Socket {
+    fn from(stream: TcpStream) -> Self {
+        Self::Tcp(stream)
+    }
+}
+
+#[cfg(unix)]
+impl From<UnixStream> for Socket {
+    fn from(stream: UnixStream) -> Self {
+        Self::Unix(stream)
+    }
+}
+
+/// The same expression for either kind of stream.
+macro_rules! either {
+    ($socket:expr, $stream:ident => $do:expr) => {
+        match $socket {
+            Socket::Tcp($stream) => $do,
             #[cfg(unix)]
-            Socket::Unix($x) => $e,
+            Socket::Unix($stream) => $do,
         }
     };
 }
-impl From<TcpStream> for Socket {
-    fn from(s: TcpStream) -> Self {
-        Self::Tcp(s)
-    }
-}
-#[cfg(unix)]
-impl From<UnixStream> for Socket {
-    fn from(s: UnixStream) -> Self {
-        Self::Unix(s)
-    }
-}
+
 impl Socket {
+    /// Waits until reading is worth a try. Cancel safe.
     pub async fn readable(&self) -> io::Result<()> {
-        each!(self, s => s.readable().await)
+        either!(self, stream => stream.readable().await)
     }
+
+    /// Waits until writing is worth a try. Cancel safe.
     pub async fn writable(&self) -> io::Result<()> {
-        each!(self, s => s.writable().await)
+        either!(self, stream => stream.writable().await)
     }
-    pub async fn ready(&self, i: Interest) -> io::Result<Ready> {
-        each!(self, s => s.ready(i).await)
+
+    /// Waits for any of `interest`. Cancel safe.
+    pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+        either!(self, stream => stream.ready(interest).await)
     }
-    pub fn try_read(&self, b: &mut [u8]) -> io::Result<usize> {
-        each!(self, s => s.try_read(b))
+
+    /// Reads what has arrived: `Ok(0)` is the peer's end-of-file, `WouldBlock` that nothing is there yet.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        either!(self, stream => stream.try_read(buffer))
     }
-    pub fn try_write(&self, b: &[u8]) -> io::Result<usize> {
-        each!(self, s => s.try_write(b))
+
+    /// Writes what the kernel takes; `WouldBlock` when that is nothing.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        either!(self, stream => stream.try_write(bytes))
     }
+
+    /// As [`try_write`](Self::try_write), from several buffers.
+    pub fn try_write_vectored(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        either!(self, stream => stream.try_write_vectored(bytes))
+    }
+
+    /// Sends end-of-file behind all that was written. Does not wait; reading goes on.
     pub fn shutdown_write(&self) -> io::Result<()> {
-        each!(self, s => SockRef::from(s).shutdown(std::net::Shutdown::Write))
+        either!(self, stream => SockRef::from(stream).shutdown(Shutdown::Write))
     }
+
+    /// Takes the error that the kernel keeps for this socket, such as a reset that no read or write has
+    /// met yet. Whoever takes it is the only one to see it: reads may report a plain end-of-file after.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        each!(self, s => s.take_error())
+        either!(self, stream => stream.take_error())
     }
+
+    /// Bytes written that the peer has not acknowledged; an end-of-file on its way counts as one, and a Unix
+    /// socket's count includes the kernel's overhead. 0 where it cannot be asked (only Linux can).
     pub fn unsent(&self) -> usize {
-        0
-    }
-    pub fn read_closed(&self) -> bool {
-        false
-    }
-    /// The close, whenever it comes, is a reset (RST).
-    pub fn reset_on_close(&self) {
-        if let Self::Tcp(s) = self {
-            let _ = SockRef::from(s).set_linger(Some(Duration::ZERO));
+        #[cfg(target_os = "linux")]
+        {
+            either!(self, stream => sys::unsent(std::os::fd::AsFd::as_fd(stream)))
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            0
         }
     }
+
+    /// Waits until the peer has acknowledged all that was written before [`shutdown_write`]; an error is
+    /// that it never will. Returns at once where [`unsent`] cannot be asked. Cancel safe.
+    ///
+    /// To close without this wait can lose bytes: once a socket is closed, Linux drops a peer whose window
+    /// has been shut for some 200 s, though it be alive and answer every probe. Unix sockets have no such limit.
+    ///
+    /// [`shutdown_write`]: Self::shutdown_write
+    /// [`unsent`]: Self::unsent
+    pub async fn flushed(&self) -> io::Result<()> {
+        /// The first look again; each is twice as far from the one before.
+        const SOON: Duration = Duration::from_millis(20);
+        const LATE: Duration = Duration::from_secs(5);
+        let mut pause = SOON;
+        // Only the end-of-file is left at 1; the kernel keeps trying that by itself.
+        while matches!(self, Self::Tcp(_)) && self.unsent() > 1 {
+            if let Ok(ready) = tokio::time::timeout(pause, self.ready(Interest::ERROR)).await {
+                ready?;
+                return Err(self.failure());
+            }
+            pause = (2 * pause).min(LATE);
+        }
+        Ok(())
+    }
+
+    /// The error of a socket that reported one.
+    pub(crate) fn failure(&self) -> io::Error {
+        match self.take_error() {
+            Ok(Some(error)) | Err(error) => error,
+            Ok(None) => io::ErrorKind::ConnectionReset.into(),
+        }
+    }
+
+    /// Whether the peer's end-of-file or an error has arrived, also behind unread bytes. Where the kernel
+    /// cannot be asked this (only Linux can), unread bytes hide it.
+    pub fn read_closed(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        {
+            either!(self, stream => sys::read_closed(std::os::fd::AsFd::as_fd(stream)))
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let mut byte = [std::mem::MaybeUninit::uninit()];
+            match either!(self, stream => SockRef::from(stream).peek(&mut byte)) {
+                Ok(read) => read == 0,
+                Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+
+    /// Closes at once and tells the peer so by RST; what the kernel still holds for it is dropped. Unix
+    /// sockets have no reset: there the peer sees an end-of-file, or an error if bytes it sent were not read.
     pub fn abort(self) {
         self.reset_on_close();
     }
+
+    /// Makes whatever closes this socket from now on an [`abort`](Self::abort), the death of the process too.
+    pub fn reset_on_close(&self) {
+        self.set_linger(Some(Duration::ZERO));
+    }
+
+    /// Takes [`reset_on_close`](Self::reset_on_close) back: the kernel delivers what it holds, then end-of-file.
+    pub fn deliver_on_close(&self) {
+        self.set_linger(None);
+    }
+
+    fn set_linger(&self, linger: Option<Duration>) {
+        if let Self::Tcp(stream) = self {
+            // Fails only on a connection that is gone, of which the peer cannot be told anything.
+            let _ = SockRef::from(stream).set_linger(linger);
+        }
+    }
 }
-pub fn listen(_addr: SocketAddr) -> io::Result<TcpListener> {
-    unimplemented!()
+
+/// For connections whose far side always reads (links, control connections of event, idle members): a peer
+/// that is gone is noticed within 25 s, silent or not.
+pub fn watch_always_reading(stream: &TcpStream) -> io::Result<()> {
+    watch(stream, Some(Duration::from_secs(25)), Duration::from_secs(10), Duration::from_secs(5), 3)
 }
-pub async fn accept(_l: &TcpListener) -> (TcpStream, SocketAddr) {
-    unimplemented!()
+
+/// For connections that carry a user's bytes: the peer may stop reading for as long as it likes. One that is
+/// gone is noticed after 2 minutes of silence, or when the kernel gives up to send what is in flight.
+pub fn watch_carrying(stream: &TcpStream) -> io::Result<()> {
+    watch(stream, None, Duration::from_secs(60), Duration::from_secs(15), 4)
 }
-pub fn canonical(a: SocketAddr) -> SocketAddr {
-    SocketAddr::new(a.ip().to_canonical(), a.port())
-}
-pub fn watch_always_reading(_s: &TcpStream) -> io::Result<()> {
-    unimplemented!()
-}
-pub fn watch_carrying(_s: &TcpStream) -> io::Result<()> {
-    unimplemented!()
+
+/// `user_timeout` also ends a live peer that merely does not read; `None` takes an earlier one back.
+fn watch(
+    stream: &TcpStream,
+    user_timeout: Option<Duration>,
+    idle: Duration,
+    interval: Duration,
+    probes: u32,
+) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket.set_tcp_user_timeout(user_timeout)?;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = user_timeout;
+    let keepalive = TcpKeepalive::new().with_time(idle);
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", windows))]
+    let keepalive = keepalive.with_interval(interval).with_retries(probes);
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", windows)))]
+    let _ = (interval, probes);
+    socket.set_tcp_keepalive(&keepalive)
 }
