@@ -1,14 +1,16 @@
-// Relay stands in for the relay of 2017, for forwarders to be tested against: the same exchanges on the
-// wire, with those of its faults that a forwarder can meet.
+// Relay stands in for the relay of 2017, for forwarders to be tested against:
 //
-//		relay [-listen ADDR:PORT] [-half-close]
+//	relay [-listen ADDR:PORT] [-half-close] [-pool-check DURATION]
 //
-//	  - A connection that closes before it has named a protocol, an empty line, or a second word on a line
-//	    ends the whole program with exit code 3. A word that it does not know is never answered.
-//	  - A pool without an idle member at the 10 s check loses its port, even if it is merely busy.
-//	  - An event tunnel is never torn down, and a waiting user waits for ever.
-//	  - A user's end-of-file goes nowhere in multiplex and event, and in pool it cuts the reply. -half-close
-//	    mends this, so that half-close can be tested too.
+// It has the same exchanges on the wire, and those of the original's faults that a forwarder can meet:
+//
+//   - A connection that closes before it has named a protocol, an empty line, or a second word on a line
+//     ends the whole program with exit code 3. A word that it does not know is never answered.
+//   - A pool without an idle member at the time of a check loses its port, even if it is merely busy.
+//   - An event tunnel is never torn down, and a waiting user waits for ever.
+//   - A user's end-of-file goes nowhere in multiplex and event, and in pool it cuts the reply. -half-close
+//     mends this, so that half-close can be tested too; a stream of the old yamux still receives nothing
+//     after its own end.
 //
 // It prints `listening on PORT`; do not probe it by connecting.
 package main
@@ -31,6 +33,7 @@ import (
 
 var (
 	listenAddress = flag.String("listen", "127.0.0.1:0", "`address` of the control port")
+	poolCheck     = flag.Duration("pool-check", 10*time.Second, "how often a pool without an idle member loses its port")
 	halfClose     = flag.Bool("half-close", false, "carry end-of-file in each direction")
 	control       *net.TCPAddr
 )
@@ -171,7 +174,7 @@ func newPool(c *client) {
 	members <- c
 
 	go func() {
-		for range time.Tick(10 * time.Second) {
+		for range time.Tick(*poolCheck) {
 			if len(members) == 0 {
 				listener.Close()
 				return

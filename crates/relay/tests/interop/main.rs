@@ -1,0 +1,11 @@
+//! Against programs that others wrote: peers of the wire, and services and users of the kinds that people
+//! put a relay between.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod go;
+mod python;
+mod rust_yamux;
+mod services;
+mod silence;
