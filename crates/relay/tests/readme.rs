@@ -1,0 +1,121 @@
+//! Runs the README: what it shows must work as it stands there.
+//!
+//! Every block of `sh` says in a comment just above it what its commands do:
+//!
+//! ```text
+//! <!-- test: prints "TEXT" -->      they end with success, and print TEXT
+//! <!-- test: stays until "TEXT" --> the last of them runs on until the next heading; TEXT or
+//! <!-- test: stays until port N -->    a listening port shows that it is ready
+//! <!-- test: run by FILE -->        FILE has every line of it
+//! <!-- test: not run: REASON -->
+//! ```
+//!
+//! The blocks run in order in a network of their own, where every port is free, `relay` is on the PATH and
+//! the README's relay.example.com is this machine. That takes Linux' namespaces.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use support::{Program, TempDir};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// Set for the copy of this test that runs inside the namespaces.
+const INSIDE: &str = "RELAY_README_INSIDE";
+
+#[derive(Debug)]
+struct Block {
+    section: String,
+    test: String,
+    commands: String,
+}
+
+fn blocks() -> Vec<Block> {
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let (mut section, mut above) = (String::new(), "");
+    let mut blocks = Vec::new();
+    let mut lines = readme.lines();
+    while let Some(line) = lines.next() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            heading.clone_into(&mut section);
+        } else if line == "```sh" {
+            let test = above.strip_prefix("<!-- test: ").and_then(|test| test.strip_suffix(" -->"));
+            let commands: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
+            let test = test.unwrap_or_else(|| panic!("nothing says how to test {commands:?}"));
+            blocks.push(Block { section: section.clone(), test: test.to_owned(), commands: commands.join("\n") });
+        }
+        above = line;
+    }
+    blocks
+}
+
+/// The text between quotes.
+fn quoted(text: &str) -> &str {
+    text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_else(|| panic!("{text} is not in quotes"))
+}
+
+fn shell(commands: &str) -> Command {
+    let mut shell = Command::new("bash");
+    shell.args(["-euo", "pipefail", "-c", commands]).current_dir(ROOT);
+    shell
+}
+
+#[test]
+fn every_command_works() {
+    if std::env::var_os(INSIDE).is_some() {
+        return inside();
+    }
+    if !support::have(&["unshare", "ip", "redis-server", "redis-cli", "curl", "python3"]) {
+        return;
+    }
+    // The copy is the first process of its own process namespace, so nothing that it starts outlives it.
+    let status = Command::new("unshare")
+        .args(["--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "every_command_works", "--nocapture"])
+        .env(INSIDE, "yes")
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+fn inside() {
+    let folder = TempDir::new();
+    let hosts = folder.path().join("hosts");
+    fs::write(&hosts, "127.0.0.1 localhost relay.example.com\n::1 localhost\n").unwrap();
+    let prepare = format!("ip link set lo up; mount --bind {} /etc/hosts", hosts.display());
+    assert!(shell(&prepare).status().unwrap().success());
+    let binaries = Path::new(support::RELAY).parent().unwrap();
+    let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap());
+
+    let mut staying: Vec<(String, Program)> = Vec::new();
+    for block in blocks() {
+        println!("{block:?}");
+        staying.retain(|(section, _)| *section == block.section);
+        let mut commands = shell(&block.commands);
+        commands.env("PATH", &path);
+        if let Some(text) = block.test.strip_prefix("prints ") {
+            let output = commands.stdin(Stdio::null()).output().unwrap();
+            let printed = [output.stdout, output.stderr].concat();
+            let printed = String::from_utf8_lossy(&printed);
+            assert!(output.status.success() && printed.contains(quoted(text)), "{}: {printed}", output.status);
+        } else if let Some(ready) = block.test.strip_prefix("stays until ") {
+            let program = Program::spawn(&mut commands);
+            match ready.strip_prefix("port ") {
+                Some(port) => support::wait_for_port(port.parse().unwrap()),
+                None => drop(program.line_with(quoted(ready))),
+            }
+            staying.push((block.section, program));
+        } else if let Some(file) = block.test.strip_prefix("run by ") {
+            let file = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+            for command in block.commands.lines() {
+                assert!(file.contains(command), "it does not run {command:?}");
+            }
+        } else {
+            assert!(block.test.starts_with("not run: "), "unknown: {:?}", block.test);
+        }
+    }
+}
