@@ -14,6 +14,8 @@ pub const MAX_PENDING_PONGS: usize = 16;
 pub const MAX_REFUSED_SYNS: u32 = 16;
 /// Streams reset with data possibly on its way that are remembered.
 const MAX_REMEMBERED: usize = 4096;
+/// Places that a queue may hold for streams that are gone, beside one for each that lives.
+const STALE_MOST: usize = 64;
 /// How old a measured round trip may be before it is measured again.
 const ROUND_TRIP_AGE: Duration = Duration::from_secs(10);
 
@@ -202,6 +204,7 @@ pub struct Session {
     input: Input,
     /// Streams reset not long ago, and how many bytes may still come for them.
     remembered: HashMap<StreamId, u32>,
+    /// The oldest first. An id that was taken again may stand here without, never the other way.
     remembered_order: VecDeque<StreamId>,
 
     pongs: VecDeque<u32>,
@@ -450,7 +453,7 @@ impl Session {
             return Ok((Self::discard(header, INITIAL_WINDOW, id)?, None));
         }
         let credit = INITIAL_WINDOW.checked_add(granted);
-        let takes = self.may_accept && self.streams.len() < self.config.max_streams;
+        let takes = self.may_accept && self.living() < self.config.max_streams;
         let (true, Some(send_credit)) = (takes, credit) else {
             if self.role == Role::Relay {
                 self.refused_syns += 1;
@@ -461,7 +464,7 @@ impl Session {
             self.owe_reset(id)?;
             return Ok((Self::discard(header, INITIAL_WINDOW, id)?, None));
         };
-        self.forget(id);
+        self.remembered.remove(&id);
         self.streams.insert(id, Stream::new(Opening::Ack, send_credit, now));
         self.want_control(id);
         // The credit is counted; what is left of the frame is its data, or nothing.
@@ -481,7 +484,9 @@ impl Session {
     fn handle_body(&mut self, header: Header, id: StreamId) -> Result<(Step, Option<Received<'static>>), SessionError> {
         let Some(stream) = self.streams.get_mut(&id) else {
             let allowed = self.remembered.get_mut(&id);
-            let step = Self::discard(header, allowed.as_deref().copied().unwrap_or(INITIAL_WINDOW), id)?;
+            // One that was forgotten may have had the largest window.
+            let most = allowed.as_deref().copied().unwrap_or(self.config.max_window.max(INITIAL_WINDOW));
+            let step = Self::discard(header, most, id)?;
             if let (Some(allowed), Kind::Data) = (allowed, header.kind) {
                 *allowed -= header.length;
             }
@@ -571,8 +576,9 @@ impl Session {
 
     fn taken(&mut self, id: StreamId, bytes: usize, from_queue: bool, now: Instant) {
         let Some(stream) = self.streams.get_mut(&id).filter(|_| bytes > 0) else { return };
+        let mut bytes = bytes as u32;
         if from_queue {
-            let bytes = stream.queued.min(bytes as u32);
+            bytes = bytes.min(stream.queued);
             self.waiting.remove(&(stream.waiting_since, id));
             stream.queued -= bytes;
             stream.waiting_since = now;
@@ -583,7 +589,7 @@ impl Session {
         }
         let pressed = self.queued > self.config.max_queued / 2;
         let renewable = !stream.peer_finished && !(pressed && stream.queued > 0);
-        if stream.receive.take(bytes as u32, renewable) {
+        if stream.receive.take(bytes, renewable) {
             let round_trip = self.ping.round_trip.filter(|_| !pressed);
             stream.receive.grow(round_trip, self.config.max_window, now);
             self.want_control(id);
@@ -607,8 +613,7 @@ impl Session {
         if !self.may_open || self.over {
             return Err(OpenError::Refused);
         }
-        let living = self.streams.len().max(self.resets.len());
-        if living >= self.config.max_streams || self.unacknowledged >= self.config.max_unacknowledged {
+        if self.living() >= self.config.max_streams || self.unacknowledged >= self.config.max_unacknowledged {
             return Err(OpenError::Full);
         }
         let id = loop {
@@ -620,7 +625,7 @@ impl Session {
                 _ => {}
             }
         };
-        self.forget(id);
+        self.remembered.remove(&id);
         self.streams.insert(id, Stream::new(Opening::Syn, INITIAL_WINDOW, now));
         self.unacknowledged += 1;
         self.want_control(id);
@@ -662,6 +667,12 @@ impl Session {
         }
     }
 
+    /// Streams that take memory: a reset that the peer does not read counts until it is written, else
+    /// opening and resetting would have no bound.
+    fn living(&self) -> usize {
+        self.streams.len() + self.resets.len()
+    }
+
     fn break_off(&mut self, id: StreamId, why: StreamEnd) -> Received<'static> {
         self.reset(id);
         Received::Ended(id, why)
@@ -695,20 +706,12 @@ impl Session {
     }
 
     fn remember(&mut self, id: StreamId, stray: u32) {
-        if self.remembered.insert(id, stray).is_none() {
-            self.remembered_order.push_back(id);
-        }
+        self.remembered.insert(id, stray);
+        self.remembered_order.push_back(id);
         if self.remembered_order.len() > MAX_REMEMBERED
             && let Some(oldest) = self.remembered_order.pop_front()
         {
             self.remembered.remove(&oldest);
-        }
-    }
-
-    /// The id is taken again.
-    fn forget(&mut self, id: StreamId) {
-        if self.remembered.remove(&id).is_some() {
-            self.remembered_order.retain(|other| *other != id);
         }
     }
 
@@ -794,10 +797,7 @@ impl Session {
             && !std::mem::replace(&mut stream.in_control, true)
         {
             self.control.push_back(id);
-            if is_stale(&self.control, &self.streams) {
-                self.control.clear();
-                self.control.extend(self.streams.iter().filter(|(_, stream)| stream.in_control).map(|(id, _)| *id));
-            }
+            drop_stale(&mut self.control, &mut self.streams, |stream| &mut stream.in_control);
         }
     }
 
@@ -807,10 +807,7 @@ impl Session {
             && !std::mem::replace(&mut stream.in_turn, true)
         {
             self.turns.push_back(id);
-            if is_stale(&self.turns, &self.streams) {
-                self.turns.clear();
-                self.turns.extend(self.streams.iter().filter(|(_, stream)| stream.in_turn).map(|(id, _)| *id));
-            }
+            drop_stale(&mut self.turns, &mut self.streams, |stream| &mut stream.in_turn);
         }
     }
 
@@ -850,11 +847,30 @@ impl Session {
         self.streams.clear();
         self.waiting.clear();
         (self.queued, self.unacknowledged) = (0, 0);
+        self.remembered.clear();
+        for queue in [&mut self.remembered_order, &mut self.resets, &mut self.control, &mut self.turns] {
+            queue.clear();
+        }
+        self.pongs.clear();
+        self.ping.due = false;
     }
 }
 
 /// A queue of streams keeps the ids of those that are gone until it is read. A peer that opens and
-/// resets streams and never reads must not make it grow: beyond this it is made anew.
-fn is_stale(queue: &VecDeque<StreamId>, streams: &HashMap<StreamId, Stream>) -> bool {
-    queue.len() > 2 * streams.len() + 64
+/// resets streams and never reads must not make it grow: beyond twice the streams that live, each of
+/// these keeps one place, as its flag says, and the others go.
+fn drop_stale(
+    queue: &mut VecDeque<StreamId>,
+    streams: &mut HashMap<StreamId, Stream>,
+    flag: impl Fn(&mut Stream) -> &mut bool,
+) {
+    if queue.len() <= 2 * streams.len() + STALE_MOST {
+        return;
+    }
+    queue.retain(|id| streams.get_mut(id).is_some_and(|stream| std::mem::take(flag(stream))));
+    for id in queue {
+        if let Some(stream) = streams.get_mut(id) {
+            *flag(stream) = true;
+        }
+    }
 }

@@ -104,7 +104,7 @@ pub(super) struct ReceiveWindow {
     /// Bytes in flight or queued that we allow in all; grows with the path.
     pub(super) size: u32,
     /// Bytes taken by the user and not yet granted again.
-    taken: u32,
+    pub(super) taken: u32,
     /// A window update should be written.
     pub(super) due: bool,
     renewed: Instant,
@@ -116,16 +116,17 @@ impl ReceiveWindow {
     }
 
     /// The user has taken `bytes`. Gives whether a window update has become due: when half of the window
-    /// was taken, as all known peers do.
+    /// was taken, as all known peers do. Never more than was received counts, so that no late word of the
+    /// driver about an earlier stream of this number becomes credit.
     pub(super) fn take(&mut self, bytes: u32, may_renew: bool) -> bool {
-        self.taken += bytes;
+        self.taken += bytes.min(self.size - self.credit - self.taken);
         let was_due = self.due;
         self.due |= may_renew && self.taken >= self.size / 2;
         self.due && !was_due
     }
 
-    /// Called when a renewal has become due. Half a window taken within two round trips means that the window, not the path or the user, may be
-    /// what limits the peer: it doubles, up to `largest`.
+    /// Called when a renewal has become due. Half a window taken within two round trips means that the
+    /// window, not the path or the user, may be what limits the peer: it doubles, up to `largest`.
     pub(super) fn grow(&mut self, round_trip: Option<Duration>, largest: u32, now: Instant) {
         let quick = round_trip.is_some_and(|rtt| now.saturating_duration_since(self.renewed) < 2 * rtt);
         if quick {
