@@ -1,13 +1,24 @@
 //! The pipe between the sockets of a user and of a service.
 
+mod flow;
+mod silence;
+
 use crate::socket::Socket;
+use flow::{Fault, Flow};
+use silence::Silence;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::AtomicU64;
+use std::task::Poll;
 use std::time::Duration;
+use tokio::io::{Interest, Ready};
+use tokio::task::coop::consume_budget;
+use tokio::task::yield_now;
 
 /// How long a pipe whose one direction has ended may be silent in the other.
-pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(5 * 60);
+pub const HALF_CLOSED_IDLE: Duration = Duration::from_mins(5);
 
 /// Bytes moved so far; counted as the receiving socket takes them.
 #[derive(Debug, Default)]
@@ -55,10 +66,146 @@ pub struct Party {
     pub early: Vec<u8>,
 }
 
-/// Joins two sockets until both directions have ended. Dropping the future resets both.
+/// Joins two sockets until both directions have ended.
+///
+/// Each party's end-of-file is passed to the other behind all its bytes, and the other direction lives on. An
+/// abort of one party, noticed at once, becomes a reset of the other, which first gets what had arrived
+/// before, as far as it takes it. When both directions have ended the sockets close as soon as the kernel
+/// has delivered what it holds, however long the parties pause.
+///
+/// When one direction has ended and no byte has moved in the other for `idle`, both parties are reset, but
+/// never while one of them has bytes to take.
+///
+/// Nothing is held for a silent pipe; for one whose reader is slow, at most 64 KiB each way. Dropping the
+/// future, polled or not, resets both parties; so does the death of the process.
 pub fn pipe(user: Party, service: Party, moved: &Moved, idle: Duration) -> impl Future<Output = End> + Send {
-    async move {
-        let _ = (user, service, moved, idle);
-        todo!()
+    user.socket.reset_on_close();
+    service.socket.reset_on_close();
+    let pipe = Pipe {
+        user: user.socket,
+        service: service.socket,
+        up: Flow::new(user.early, &moved.up),
+        down: Flow::new(service.early, &moved.down),
+    };
+    pipe.run(idle)
+}
+
+/// Two sockets that reset when dropped, and the flows between them.
+struct Pipe<'a> {
+    user: Socket,
+    service: Socket,
+    up: Flow<'a>,
+    down: Flow<'a>,
+}
+
+impl Pipe<'_> {
+    async fn run(mut self, idle: Duration) -> End {
+        let Err(end) = self.carry(idle).await else { return End::Done };
+        let (flow, from, to) = match end {
+            End::UserAborted(_) => (&mut self.up, &self.user, &self.service),
+            End::ServiceAborted(_) => (&mut self.down, &self.service, &self.user),
+            _ => return end,
+        };
+        while flow.drain(from, to) {
+            yield_now().await;
+        }
+        end
+    }
+
+    async fn carry(&mut self, idle: Duration) -> Result<(), End> {
+        let mut silence = Silence::new(idle);
+        loop {
+            // Costs a wait only when this task has gone on for long; tokio does not count tries by itself.
+            consume_budget().await;
+            let up = self.up.advance(&self.user, &self.service).map_err(|fault| match fault {
+                Fault::From(kind) => End::UserAborted(kind),
+                Fault::To(kind) => End::ServiceAborted(kind),
+            })?;
+            let down = self.down.advance(&self.service, &self.user).map_err(|fault| match fault {
+                Fault::From(kind) => End::ServiceAborted(kind),
+                Fault::To(kind) => End::UserAborted(kind),
+            })?;
+            match (self.up.ended(), self.down.ended()) {
+                (true, true) => return self.close().await,
+                (false, false) => {}
+                _ => silence.note(up.moved + down.moved > 0),
+            }
+            if up.more || down.more {
+                yield_now().await;
+            } else if self.wait(&mut silence).await? == Waited::Silence {
+                if !self.queues() {
+                    return Err(End::Idle);
+                }
+                silence.note(true);
+            }
+        }
+    }
+
+    /// Waits until a flow can go on. An error of either socket ends the pipe, also while nobody reads it.
+    async fn wait(&self, silence: &mut Silence) -> Result<Waited, End> {
+        let mut user = pin!(self.user.ready(interest(&self.up, &self.down)));
+        let mut service = pin!(self.service.ready(interest(&self.down, &self.up)));
+        poll_fn(|context| {
+            let user = user.as_mut().poll(context);
+            let service = service.as_mut().poll(context);
+            if let Poll::Ready(ready) = &user
+                && let Some(kind) = failure(&self.user, ready)
+            {
+                return Poll::Ready(Err(End::UserAborted(kind)));
+            }
+            if let Poll::Ready(ready) = &service
+                && let Some(kind) = failure(&self.service, ready)
+            {
+                return Poll::Ready(Err(End::ServiceAborted(kind)));
+            }
+            if user.is_ready() || service.is_ready() {
+                return Poll::Ready(Ok(Waited::Socket));
+            }
+            silence.poll(context).map(|()| Ok(Waited::Silence))
+        })
+        .await
+    }
+
+    /// Whether bytes wait for a party to take them.
+    fn queues(&self) -> bool {
+        self.up.holds() || self.down.holds() || self.user.unsent() > 0 || self.service.unsent() > 0
+    }
+
+    async fn close(&mut self) -> Result<(), End> {
+        // Both get what they are owed, even when the other one fails meanwhile.
+        let service = self.service.flushed().await;
+        let user = self.user.flushed().await;
+        service.map_err(|error| End::ServiceAborted(error.kind()))?;
+        user.map_err(|error| End::UserAborted(error.kind()))?;
+        self.user.deliver_on_close();
+        self.service.deliver_on_close();
+        Ok(())
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Waited {
+    Socket,
+    Silence,
+}
+
+/// What the socket that `out` reads and `into` writes is waited for.
+fn interest(out: &Flow<'_>, into: &Flow<'_>) -> Interest {
+    let mut interest = Interest::ERROR;
+    if out.reads() {
+        interest |= Interest::READABLE;
+    }
+    if into.holds() {
+        interest |= Interest::WRITABLE;
+    }
+    interest
+}
+
+/// The error that a socket's readiness tells of.
+fn failure(socket: &Socket, ready: &io::Result<Ready>) -> Option<io::ErrorKind> {
+    match ready {
+        Ok(ready) if ready.is_error() => Some(socket.failure().kind()),
+        Ok(_) => None,
+        Err(error) => Some(error.kind()),
     }
 }

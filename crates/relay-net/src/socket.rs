@@ -186,7 +186,7 @@ pub fn watch_always_reading(stream: &TcpStream) -> io::Result<()> {
 /// For connections that carry a user's bytes: the peer may stop reading for as long as it likes. One that is
 /// gone is noticed after 2 minutes of silence, or when the kernel gives up to send what is in flight.
 pub fn watch_carrying(stream: &TcpStream) -> io::Result<()> {
-    watch(stream, None, Duration::from_secs(60), Duration::from_secs(15), 4)
+    watch(stream, None, Duration::from_mins(1), Duration::from_secs(15), 4)
 }
 
 /// `user_timeout` also ends a live peer that merely does not read; `None` takes an earlier one back.

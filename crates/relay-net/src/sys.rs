@@ -44,9 +44,11 @@ mod tests {
 
     /// Waits for what the kernel does a moment later.
     fn soon(what: impl Fn() -> bool) -> bool {
-        (0..500).any(|_| what() || {
-            std::thread::sleep(Duration::from_millis(10));
-            false
+        (0..500).any(|_| {
+            what() || {
+                std::thread::sleep(Duration::from_millis(10));
+                false
+            }
         })
     }
 

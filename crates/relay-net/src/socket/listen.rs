@@ -76,7 +76,13 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     };
     matches!(
         error.kind(),
-        ConnectionAborted | ConnectionReset | HostUnreachable | Interrupted | NetworkDown | NetworkUnreachable | TimedOut
+        ConnectionAborted
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+            | TimedOut
     )
 }
 

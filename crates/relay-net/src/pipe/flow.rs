@@ -1,0 +1,172 @@
+//! One direction of a pipe.
+//!
+//! ```text
+//!            taken in part               end-of-file
+//! Reading ------------------> Holding   (Reading) ---------> Ended
+//!         <------------------            passed on
+//!             all taken
+//! ```
+
+use crate::socket::Socket;
+use std::cell::RefCell;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What one read takes at most.
+const BUFFER: usize = 64 * 1024;
+/// What one turn moves at most before the other direction and other tasks have theirs.
+const TURN: usize = 512 * 1024;
+
+thread_local! {
+    /// Where bytes are between a read and the write right after it: nothing stays here.
+    static PASSING: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
+}
+
+/// Moves bytes one way. Never waits: the pipe waits for what [`reads`](Self::reads) and
+/// [`holds`](Self::holds) ask for.
+#[derive(Debug)]
+pub(super) struct Flow<'a> {
+    state: State,
+    moved: &'a AtomicU64,
+}
+
+#[derive(Debug)]
+enum State {
+    Reading,
+    /// Read but not taken by the other side yet; nothing more is read until it is.
+    Holding {
+        bytes: Vec<u8>,
+        taken: usize,
+    },
+    /// The end-of-file was passed on.
+    Ended,
+}
+
+/// What a turn came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// Bytes that the receiving side took.
+    pub(super) moved: usize,
+    /// It ended for the sake of others: another can be had at once.
+    pub(super) more: bool,
+}
+
+/// Which socket failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    From(io::ErrorKind),
+    To(io::ErrorKind),
+}
+
+/// What came of one attempt to move bytes.
+enum Step {
+    Moved(usize),
+    EndOfFile,
+    /// One of the sockets has to become ready first; so many bytes moved before.
+    Wait(usize),
+}
+
+impl<'a> Flow<'a> {
+    /// `early` goes first; `moved` counts what the receiving side takes.
+    pub(super) fn new(early: Vec<u8>, moved: &'a AtomicU64) -> Self {
+        let state = if early.is_empty() { State::Reading } else { State::Holding { bytes: early, taken: 0 } };
+        Self { state, moved }
+    }
+
+    /// Waits for bytes or the end-of-file of the sending side.
+    pub(super) fn reads(&self) -> bool {
+        matches!(self.state, State::Reading)
+    }
+
+    /// Waits for the receiving side to take bytes.
+    pub(super) fn holds(&self) -> bool {
+        matches!(self.state, State::Holding { .. })
+    }
+
+    /// Everything was passed on, the end-of-file included.
+    pub(super) fn ended(&self) -> bool {
+        matches!(self.state, State::Ended)
+    }
+
+    /// Moves what can be moved at once, and passes the end-of-file on when it comes to it.
+    pub(super) fn advance(&mut self, from: &Socket, to: &Socket) -> Result<Turn, Fault> {
+        let mut turn = Turn { moved: 0, more: false };
+        while !self.ended() {
+            match self.step(from, to)? {
+                Step::Moved(bytes) => turn.moved += bytes,
+                Step::Wait(bytes) => {
+                    turn.moved += bytes;
+                    break;
+                }
+                Step::EndOfFile => {
+                    to.shutdown_write().map_err(|error| Fault::To(error.kind()))?;
+                    self.state = State::Ended;
+                }
+            }
+            if turn.moved >= TURN {
+                turn.more = true;
+                break;
+            }
+        }
+        Ok(turn)
+    }
+
+    /// Passes on what an aborted sender left behind, as far as the receiver takes it at once; never an
+    /// end-of-file. Returns whether there may be more.
+    pub(super) fn drain(&mut self, from: &Socket, to: &Socket) -> bool {
+        let mut moved = 0;
+        while moved < TURN {
+            match self.step(from, to) {
+                Ok(Step::Moved(bytes)) => moved += bytes,
+                Ok(Step::Wait(_) | Step::EndOfFile) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// One read and the write of what it read, or a write of what is held.
+    fn step(&mut self, from: &Socket, to: &Socket) -> Result<Step, Fault> {
+        match &mut self.state {
+            State::Ended => Ok(Step::EndOfFile),
+            State::Holding { bytes, taken } => {
+                let written = write(to, &bytes[*taken..], self.moved)?;
+                *taken += written;
+                if *taken < bytes.len() {
+                    return Ok(Step::Wait(written));
+                }
+                self.state = State::Reading;
+                Ok(Step::Moved(written))
+            }
+            State::Reading => PASSING.with_borrow_mut(|buffer| {
+                let bytes = match from.try_read(buffer) {
+                    Ok(0) => return Ok(Step::EndOfFile),
+                    Ok(read) => &buffer[..read],
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Wait(0)),
+                    Err(error) => return Err(Fault::From(error.kind())),
+                };
+                let written = write(to, bytes, self.moved)?;
+                if written < bytes.len() {
+                    self.state = State::Holding { bytes: bytes[written..].to_vec(), taken: 0 };
+                    return Ok(Step::Wait(written));
+                }
+                Ok(Step::Moved(written))
+            }),
+        }
+    }
+}
+
+/// Writes until `to` takes no more; returns and counts what it took.
+fn write(to: &Socket, bytes: &[u8], moved: &AtomicU64) -> Result<usize, Fault> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match to.try_write(&bytes[written..]) {
+            Ok(taken) => {
+                written += taken;
+                moved.fetch_add(taken as u64, Ordering::Relaxed);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(Fault::To(error.kind())),
+        }
+    }
+    Ok(written)
+}
