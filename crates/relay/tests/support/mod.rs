@@ -1,6 +1,6 @@
 //! What tests share that start other programs: the programs, ports for them, and the users they serve.
 
-#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this module")]
 
 mod pattern;
 mod program;
