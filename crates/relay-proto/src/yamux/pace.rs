@@ -67,7 +67,8 @@ mod tests {
     fn settle(rate: u64) -> u32 {
         let mut now = Instant::now();
         let mut pace = Pace::new(now);
-        for _ in 0..400 {
+        let end = now + 20 * SAMPLE;
+        while now < end {
             let bytes = u64::from(pace.frame_limit());
             now += Duration::from_nanos(bytes * 1_000_000_000 / rate);
             pace.wrote(bytes as usize, true, now);
@@ -102,8 +103,11 @@ mod tests {
             pace.wrote(FRAME_LARGEST as usize, false, now);
         }
         assert_eq!(pace.frame_limit(), FRAME_LARGEST);
-        now += SAMPLE;
-        pace.wrote(50_000, true, now);
+        // The first sample still counts what went before.
+        for _ in 0..2 {
+            now += SAMPLE;
+            pace.wrote(50_000, true, now);
+        }
         assert_eq!(pace.frame_limit(), FRAME_SMALLEST);
     }
 }

@@ -1,11 +1,16 @@
 //! One session: the streams of a link, what arrives for them and what has to be written.
 
+mod delivery;
+mod input;
+mod output;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::frame::{Flags, FrameError, HEADER_LEN, Header, Kind, StreamId};
-use super::pace::{FRAME_LARGEST, FRAME_SMALLEST};
+use self::input::Input;
+use super::frame::{FrameError, Header, StreamId};
+use super::pace::FRAME_SMALLEST;
 use super::stream::{INITIAL_WINDOW, Opening, Sending, Stream};
 
 /// Pongs that may wait to be written. An honest peer has one ping on its way.
@@ -14,14 +19,12 @@ pub const MAX_PENDING_PONGS: usize = 16;
 pub const MAX_REFUSED_SYNS: u32 = 16;
 /// Streams reset with data possibly on its way that are remembered.
 const MAX_REMEMBERED: usize = 4096;
-/// Places that a queue may hold for streams that are gone, beside one for each that lives.
-const STALE_MOST: usize = 64;
 /// How old a measured round trip may be before it is measured again.
 const ROUND_TRIP_AGE: Duration = Duration::from_secs(10);
 
-/// The code of a GoAway that announces a normal end.
+/// The code of a `GoAway` that announces a normal end.
 const GO_AWAY_NORMAL: u32 = 0;
-/// The code of a GoAway after the peer broke the protocol.
+/// The code of a `GoAway` after the peer broke the protocol.
 const GO_AWAY_PROTOCOL: u32 = 1;
 
 /// Which end of the link this is.
@@ -78,7 +81,7 @@ pub enum Received<'a> {
     Finished(StreamId),
     /// The stream is gone. A reset that it takes is due to be written already.
     Ended(StreamId, StreamEnd),
-    /// The peer takes no new streams (GoAway 0); those that live go on.
+    /// The peer takes no new streams (`GoAway` 0); those that live go on.
     Refusing,
 }
 
@@ -186,6 +189,7 @@ pub enum Transmit {
 
 /// A yamux session without I/O; the module's text says how to drive it.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "four facts that are true or not, each alone")]
 pub struct Session {
     role: Role,
     config: Config,
@@ -232,34 +236,6 @@ struct Ping {
     next_value: u32,
     round_trip: Option<Duration>,
     measured: Option<Instant>,
-}
-
-/// Where in a frame the next byte of input belongs.
-#[derive(Debug)]
-enum Input {
-    Header {
-        bytes: [u8; HEADER_LEN],
-        have: usize,
-    },
-    /// The header is read; what it says happens step by step, so that each step can be given to the driver.
-    Frame {
-        header: Header,
-        id: StreamId,
-        step: Step,
-    },
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Syn,
-    Ack,
-    Body,
-    Payload { left: u32, discard: bool },
-    End,
-}
-
-impl Input {
-    const START: Self = Self::Header { bytes: [0; HEADER_LEN], have: 0 };
 }
 
 impl Session {
@@ -310,297 +286,6 @@ impl Session {
     /// The shortest round trip measured so far. It is measured only where a window may have to grow.
     pub fn round_trip(&self) -> Option<Duration> {
         self.ping.round_trip
-    }
-
-    // ---- input ----
-
-    /// Takes what the link brought, up to the next thing that concerns the driver; call it again until it
-    /// gives `None`, which it does once `input` is empty.
-    ///
-    /// # Errors
-    /// The session is over: write what [`poll_transmit`](Self::poll_transmit) still gives (a GoAway, if the
-    /// peer is to be told), close, and reset all users.
-    pub fn receive<'a>(&mut self, input: &mut &'a [u8], now: Instant) -> Result<Option<Received<'a>>, SessionError> {
-        if !input.is_empty() {
-            self.last_received = now;
-        }
-        let received = self.receive_step(input, now);
-        if let Err(error) = &received {
-            self.end(!matches!(error, SessionError::GoneAway(_)));
-        }
-        received
-    }
-
-    /// The stream and the length of the payload that comes next on the link, when a frame has been begun.
-    /// A driver that moves these bytes past [`receive`](Self::receive) says so with
-    /// [`received_elsewhere`](Self::received_elsewhere).
-    pub fn payload_ahead(&self) -> Option<(StreamId, u32)> {
-        match self.input {
-            Input::Frame { id, step: Step::Payload { left, discard: false }, .. } if self.streams.contains_key(&id) => {
-                Some((id, left))
-            }
-            _ => None,
-        }
-    }
-
-    /// `bytes` of what [`payload_ahead`](Self::payload_ahead) announced arrived without passing through
-    /// [`receive`](Self::receive). More than announced counts as what was announced.
-    pub fn received_elsewhere(&mut self, bytes: u32, now: Instant) {
-        self.last_received = now;
-        if let Input::Frame { step: Step::Payload { left, .. }, .. } = &mut self.input {
-            *left = left.saturating_sub(bytes);
-        }
-    }
-
-    fn receive_step<'a>(&mut self, input: &mut &'a [u8], now: Instant) -> Result<Option<Received<'a>>, SessionError> {
-        if self.over {
-            *input = &[];
-            return Ok(None);
-        }
-        loop {
-            match self.input {
-                Input::Header { ref mut bytes, ref mut have } => {
-                    let (taken, rest) = input.split_at(input.len().min(HEADER_LEN - *have));
-                    bytes[*have..*have + taken.len()].copy_from_slice(taken);
-                    *have += taken.len();
-                    *input = rest;
-                    if *have < HEADER_LEN {
-                        return Ok(None);
-                    }
-                    let header = Header::decode(*bytes)?;
-                    self.input = Input::START;
-                    if let Some(received) = self.handle_header(header, now)? {
-                        return Ok(Some(received));
-                    }
-                }
-                Input::Frame { header, id, step } => {
-                    let (next, received) = match step {
-                        Step::Syn => self.handle_syn(header, id, now)?,
-                        Step::Ack => (Step::Body, self.handle_ack(header, id)),
-                        Step::Body => self.handle_body(header, id)?,
-                        Step::Payload { left: 0, .. } => (Step::End, None),
-                        Step::Payload { left, discard } => {
-                            if input.is_empty() {
-                                return Ok(None);
-                            }
-                            let take = input.len().min(left as usize);
-                            let (payload, rest) = input.split_at(take);
-                            *input = rest;
-                            let step = Step::Payload { left: left - take as u32, discard };
-                            let wanted = !discard && self.streams.contains_key(&id);
-                            (step, wanted.then_some(Received::Payload(id, payload)))
-                        }
-                        Step::End => {
-                            self.input = Input::START;
-                            if let Some(received) = self.handle_end(header, id) {
-                                return Ok(Some(received));
-                            }
-                            continue;
-                        }
-                    };
-                    self.input = Input::Frame { header, id, step: next };
-                    if received.is_some() {
-                        return Ok(received);
-                    }
-                }
-            }
-        }
-    }
-
-    fn handle_header(&mut self, header: Header, now: Instant) -> Result<Option<Received<'static>>, SessionError> {
-        match header.kind {
-            Kind::Data | Kind::WindowUpdate => {
-                let id = StreamId::new(header.stream).ok_or(SessionError::StreamZero)?;
-                self.input = Input::Frame { header, id, step: Step::Syn };
-            }
-            // A ping that nobody can answer in time is not worth memory: beyond the bound it is dropped.
-            Kind::Ping if header.flags.has(Flags::SYN) => {
-                if self.pongs.len() < MAX_PENDING_PONGS {
-                    self.pongs.push_back(header.length);
-                }
-            }
-            Kind::Ping => {
-                if let Some((_, sent)) = self.ping.sent.take_if(|(value, _)| *value == header.length) {
-                    let sample = now.saturating_duration_since(sent);
-                    self.ping.round_trip = Some(self.ping.round_trip.map_or(sample, |shortest| shortest.min(sample)));
-                    self.ping.measured = Some(now);
-                }
-            }
-            Kind::GoAway if header.length == GO_AWAY_NORMAL => {
-                self.may_open = false;
-                return Ok(Some(Received::Refusing));
-            }
-            Kind::GoAway => return Err(SessionError::GoneAway(header.length)),
-        }
-        Ok(None)
-    }
-
-    fn handle_syn(
-        &mut self,
-        header: Header,
-        id: StreamId,
-        now: Instant,
-    ) -> Result<(Step, Option<Received<'static>>), SessionError> {
-        if !header.flags.has(Flags::SYN) {
-            return Ok((Step::Ack, None));
-        }
-        if self.streams.contains_key(&id) {
-            return Err(SessionError::DuplicateSyn(id));
-        }
-        let granted = if header.kind == Kind::WindowUpdate { header.length } else { 0 };
-        // Opened and reset at once: it never was.
-        if header.flags.has(Flags::RST) {
-            return Ok((Self::discard(header, INITIAL_WINDOW, id)?, None));
-        }
-        let credit = INITIAL_WINDOW.checked_add(granted);
-        let takes = self.may_accept && self.living() < self.config.max_streams;
-        let (true, Some(send_credit)) = (takes, credit) else {
-            if self.role == Role::Relay {
-                self.refused_syns += 1;
-                if self.refused_syns > MAX_REFUSED_SYNS {
-                    return Err(SessionError::UnexpectedSyn);
-                }
-            }
-            self.owe_reset(id)?;
-            return Ok((Self::discard(header, INITIAL_WINDOW, id)?, None));
-        };
-        self.remembered.remove(&id);
-        self.streams.insert(id, Stream::new(Opening::Ack, send_credit, now));
-        self.want_control(id);
-        // The credit is counted; what is left of the frame is its data, or nothing.
-        let next = if header.kind == Kind::Data { Step::Body } else { Step::End };
-        Ok((next, Some(Received::Opened(id))))
-    }
-
-    fn handle_ack(&mut self, header: Header, id: StreamId) -> Option<Received<'static>> {
-        let stream = self.streams.get_mut(&id).filter(|_| header.flags.has(Flags::ACK))?;
-        let first = std::mem::take(&mut stream.unacknowledged);
-        if first {
-            self.unacknowledged -= 1;
-        }
-        first.then_some(Received::Acknowledged(id))
-    }
-
-    fn handle_body(&mut self, header: Header, id: StreamId) -> Result<(Step, Option<Received<'static>>), SessionError> {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            let allowed = self.remembered.get_mut(&id);
-            // One that was forgotten may have had the largest window.
-            let most = allowed.as_deref().copied().unwrap_or(self.config.max_window.max(INITIAL_WINDOW));
-            let step = Self::discard(header, most, id)?;
-            if let (Some(allowed), Kind::Data) = (allowed, header.kind) {
-                *allowed -= header.length;
-            }
-            return Ok((step, None));
-        };
-        match header.kind {
-            Kind::Data if header.length == 0 => Ok((Step::End, None)),
-            Kind::Data if stream.peer_finished => {
-                let step = Self::discard(header, stream.receive.size, id)?;
-                Ok((step, Some(self.break_off(id, StreamEnd::DataAfterFin))))
-            }
-            Kind::Data => {
-                stream.receive.credit =
-                    stream.receive.credit.checked_sub(header.length).ok_or(SessionError::WindowOverdrawn(id))?;
-                Ok((Step::Payload { left: header.length, discard: false }, None))
-            }
-            _ => match stream.send_credit.checked_add(header.length) {
-                Some(credit) => {
-                    stream.send_credit = credit;
-                    self.want_turn(id);
-                    Ok((Step::End, None))
-                }
-                None => Ok((Step::End, Some(self.break_off(id, StreamEnd::CreditOverflow)))),
-            },
-        }
-    }
-
-    fn handle_end(&mut self, header: Header, id: StreamId) -> Option<Received<'static>> {
-        if header.flags.has(Flags::RST) {
-            self.remove(id)?;
-            return Some(Received::Ended(id, StreamEnd::PeerReset));
-        }
-        let stream =
-            self.streams.get_mut(&id).filter(|stream| header.flags.has(Flags::FIN) && !stream.peer_finished)?;
-        stream.peer_finished = true;
-        if std::mem::take(&mut stream.unacknowledged) {
-            self.unacknowledged -= 1;
-        }
-        self.remove_if_gone(id);
-        Some(Received::Finished(id))
-    }
-
-    /// The step that passes over the payload of a frame, if any, for a stream that may have `most` bytes
-    /// on their way.
-    fn discard(header: Header, most: u32, id: StreamId) -> Result<Step, SessionError> {
-        match header.kind {
-            Kind::Data if header.length > most => Err(SessionError::StrayData(id.get())),
-            Kind::Data => Ok(Step::Payload { left: header.length, discard: true }),
-            _ => Ok(Step::End),
-        }
-    }
-
-    // ---- what became of payload ----
-
-    /// `bytes` of payload went to the user without waiting.
-    pub fn delivered(&mut self, id: StreamId, bytes: usize, now: Instant) {
-        self.taken(id, bytes, false, now);
-    }
-
-    /// `bytes` of payload could not go to the user and wait in the driver's queue. Afterwards call
-    /// [`overflowed`](Self::overflowed) until it gives `None`.
-    pub fn queued(&mut self, id: StreamId, bytes: usize, now: Instant) {
-        let Some(stream) = self.streams.get_mut(&id).filter(|_| bytes > 0) else { return };
-        if stream.queued == 0 {
-            stream.waiting_since = now;
-            self.waiting.insert((now, id));
-        }
-        stream.queued += bytes as u32;
-        self.queued += bytes;
-    }
-
-    /// `bytes` left the driver's queue for the user.
-    pub fn dequeued(&mut self, id: StreamId, bytes: usize, now: Instant) {
-        self.taken(id, bytes, true, now);
-    }
-
-    /// While more is queued than [`Config::max_queued`]: resets the stream whose user has gone longest
-    /// without taking a byte and names it. The driver drops its queue and tells its user.
-    pub fn overflowed(&mut self) -> Option<StreamId> {
-        if self.queued <= self.config.max_queued {
-            return None;
-        }
-        let (_, id) = *self.waiting.first()?;
-        self.break_off(id, StreamEnd::Stalled);
-        Some(id)
-    }
-
-    fn taken(&mut self, id: StreamId, bytes: usize, from_queue: bool, now: Instant) {
-        let Some(stream) = self.streams.get_mut(&id).filter(|_| bytes > 0) else { return };
-        let mut bytes = bytes as u32;
-        if from_queue {
-            bytes = bytes.min(stream.queued);
-            self.waiting.remove(&(stream.waiting_since, id));
-            stream.queued -= bytes;
-            stream.waiting_since = now;
-            if stream.queued > 0 {
-                self.waiting.insert((now, id));
-            }
-            self.queued -= bytes as usize;
-        }
-        let pressed = self.queued > self.config.max_queued / 2;
-        let renewable = !stream.peer_finished && !(pressed && stream.queued > 0);
-        if stream.receive.take(bytes, renewable) {
-            let round_trip = self.ping.round_trip.filter(|_| !pressed);
-            stream.receive.grow(round_trip, self.config.max_window, now);
-            self.want_control(id);
-            self.want_round_trip(now);
-        }
-        self.remove_if_gone(id);
-    }
-
-    fn want_round_trip(&mut self, now: Instant) {
-        let old = self.ping.measured.is_none_or(|at| now.saturating_duration_since(at) >= ROUND_TRIP_AGE);
-        self.ping.due |= old && self.ping.sent.is_none();
     }
 
     // ---- streams ----
@@ -715,102 +400,6 @@ impl Session {
         }
     }
 
-    // ---- output ----
-
-    /// The largest payload of a frame that suits the link now, in bytes (see [`Pace`](super::Pace)).
-    pub fn set_frame_limit(&mut self, bytes: u32) {
-        self.frame_limit = bytes.clamp(FRAME_SMALLEST, FRAME_LARGEST);
-    }
-
-    /// What to write next; `None` when there is nothing. Pongs come first, then pings, resets and what
-    /// opens streams or grants credit, then data and FINs, stream by stream in turn.
-    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
-        self.poll_control(now).map(Transmit::Frame).or_else(|| self.poll_turn())
-    }
-
-    /// The part of [`poll_transmit`](Self::poll_transmit) that goes ahead of data.
-    pub fn poll_control(&mut self, now: Instant) -> Option<Header> {
-        if self.over {
-            return self.go_away.take().map(|code| Header::of_session(Kind::GoAway, Flags::NONE, code));
-        }
-        if let Some(value) = self.pongs.pop_front() {
-            return Some(Header::of_session(Kind::Ping, Flags::ACK, value));
-        }
-        if std::mem::take(&mut self.ping.due) {
-            let value = self.ping.next_value;
-            self.ping.next_value = value.wrapping_add(1);
-            self.ping.sent = Some((value, now));
-            return Some(Header::of_session(Kind::Ping, Flags::SYN, value));
-        }
-        if let Some(code) = self.go_away.take() {
-            return Some(Header::of_session(Kind::GoAway, Flags::NONE, code));
-        }
-        if let Some(id) = self.resets.pop_front() {
-            return Some(Header::of_stream(Kind::WindowUpdate, Flags::RST, id, 0));
-        }
-        while let Some(id) = self.control.pop_front() {
-            let Some(stream) = self.streams.get_mut(&id) else { continue };
-            stream.in_control = false;
-            if stream.wants_control() {
-                let flags = match std::mem::replace(&mut stream.opening, Opening::Done) {
-                    Opening::Syn => Flags::SYN,
-                    Opening::Ack => Flags::ACK,
-                    Opening::Done => Flags::NONE,
-                };
-                let delta = if stream.receive.due { stream.receive.grant() } else { 0 };
-                return Some(Header::of_stream(Kind::WindowUpdate, flags, id, delta));
-            }
-        }
-        None
-    }
-
-    fn poll_turn(&mut self) -> Option<Transmit> {
-        while let Some(id) = self.turns.pop_front() {
-            let Some(stream) = self.streams.get_mut(&id) else { continue };
-            stream.in_turn = false;
-            if !stream.wants_turn() {
-                continue;
-            }
-            if stream.sending == Sending::Finishing {
-                stream.sending = Sending::Finished;
-                self.remove_if_gone(id);
-                return Some(Transmit::Frame(Header::of_stream(Kind::WindowUpdate, Flags::FIN, id, 0)));
-            }
-            stream.ready = false;
-            let limit = if self.turns.is_empty() { self.frame_limit } else { FRAME_SMALLEST };
-            return Some(Transmit::Data { stream: id, max: stream.send_credit.min(limit) });
-        }
-        None
-    }
-
-    /// The header for `bytes` of payload that were read from the stream's source after
-    /// [`Transmit::Data`] allowed them. `None` when the stream is gone: drop the bytes.
-    pub fn sent(&mut self, id: StreamId, bytes: u32) -> Option<Header> {
-        let stream = self.streams.get_mut(&id)?;
-        debug_assert!(bytes <= stream.send_credit, "the driver keeps to the credit that it was given");
-        stream.send_credit = stream.send_credit.saturating_sub(bytes);
-        Some(Header::of_stream(Kind::Data, Flags::NONE, id, bytes))
-    }
-
-    fn want_control(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && !std::mem::replace(&mut stream.in_control, true)
-        {
-            self.control.push_back(id);
-            drop_stale(&mut self.control, &mut self.streams, |stream| &mut stream.in_control);
-        }
-    }
-
-    fn want_turn(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.wants_turn()
-            && !std::mem::replace(&mut stream.in_turn, true)
-        {
-            self.turns.push_back(id);
-            drop_stale(&mut self.turns, &mut self.streams, |stream| &mut stream.in_turn);
-        }
-    }
-
     // ---- time and the end ----
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do, unless bytes arrive before.
@@ -853,24 +442,5 @@ impl Session {
         }
         self.pongs.clear();
         self.ping.due = false;
-    }
-}
-
-/// A queue of streams keeps the ids of those that are gone until it is read. A peer that opens and
-/// resets streams and never reads must not make it grow: beyond twice the streams that live, each of
-/// these keeps one place, as its flag says, and the others go.
-fn drop_stale(
-    queue: &mut VecDeque<StreamId>,
-    streams: &mut HashMap<StreamId, Stream>,
-    flag: impl Fn(&mut Stream) -> &mut bool,
-) {
-    if queue.len() <= 2 * streams.len() + STALE_MOST {
-        return;
-    }
-    queue.retain(|id| streams.get_mut(id).is_some_and(|stream| std::mem::take(flag(stream))));
-    for id in queue {
-        if let Some(stream) = streams.get_mut(id) {
-            *flag(stream) = true;
-        }
     }
 }

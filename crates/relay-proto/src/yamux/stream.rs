@@ -39,6 +39,7 @@ pub(super) enum Opening {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each says one thing, and any of them may go together")]
 pub(super) struct Stream {
     pub(super) opening: Opening,
     /// We opened it and the peer has not yet said that it accepts.
