@@ -3,7 +3,12 @@
 //!
 //! The program `relay` is a thin shell around this library, so that tests run it in their own process.
 
+pub mod cli;
+pub mod demo;
+pub mod forward;
+pub mod logs;
 pub mod repeats;
 pub mod server;
+pub mod service;
 
 pub use server::{Config, Limits, PortRange, Server};
