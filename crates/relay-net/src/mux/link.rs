@@ -173,7 +173,7 @@ impl Link {
         Ok(Stream::new(shared.clone(), slot))
     }
 
-    /// The next stream that the peer opened, ACKed already; `None` once the link has ended. Cancel safe.
+    /// The next stream that the peer opened, acknowledged already; `None` once the link has ended. Cancel safe.
     pub async fn accept(&self) -> Option<Stream> {
         loop {
             let incoming = self.0.incoming.notified();

@@ -166,7 +166,8 @@ impl Shared {
             match read {
                 Read::Bytes(read) => {
                     // A stream that was reset meanwhile has no use for them.
-                    if let Some(header) = state.session.sent(id, read as u32) {
+                    let length = u32::try_from(read).unwrap_or(max);
+                    if let Some(header) = state.session.sent(id, length) {
                         batch.push_payload(header, read);
                         slot.count_sent(read);
                         state.session.ready(id);

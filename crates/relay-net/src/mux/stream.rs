@@ -25,6 +25,22 @@ pub enum Side {
     Service,
 }
 
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::User => Self::Service,
+            Self::Service => Self::User,
+        }
+    }
+
+    fn aborted(self, kind: io::ErrorKind) -> End {
+        match self {
+            Self::User => End::UserAborted(kind),
+            Self::Service => End::ServiceAborted(kind),
+        }
+    }
+}
+
 /// Why a stream is no longer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cause {
@@ -255,31 +271,37 @@ impl Stream {
         Self { shared, slot, done: false }
     }
 
-    /// Pipes between `socket` and the stream until both directions have ended. Each side's end-of-file is
-    /// passed on; an abort of one side becomes a reset of the other. When one direction has ended and no
-    /// byte has moved in the other for `idle`, both are reset, unless the socket's party is still taking
-    /// what the kernel holds for it. Dropping the future resets both.
-    pub async fn pipe(mut self, socket: Socket, side: Side, moved: &Moved, idle: Duration) -> End {
+    /// Pipes between `socket` and the stream until both directions have ended and the kernel has delivered
+    /// the rest. Each side's end-of-file is passed on; an abort of one side becomes a reset of the other. When
+    /// one direction has ended and no byte has moved in the other for `idle`, both are reset, unless the
+    /// socket's party is still taking what the kernel holds for it. Dropping the future resets both.
+    pub fn pipe(self, socket: Socket, side: Side, moved: &Moved, idle: Duration) -> impl Future<Output = End> + Send {
+        // Until the good end, every other way out is an abort; so is the death of the process.
+        socket.reset_on_close();
         let socket = Arc::new(socket);
-        let mut guard = ResetUnlessDone { socket: &socket, slot: &self.slot, side, moved, done: false };
-        let result = self.run(&socket, idle).await;
-        guard.done = result.is_ok();
-        drop(guard);
-        self.done = result.is_ok();
-        match (result, side) {
-            (Ok(()), _) => End::Done,
-            (Err(Failure::Idle), _) => End::Idle,
-            (Err(Failure::Socket(kind)), Side::User) => End::UserAborted(kind),
-            (Err(Failure::Socket(kind)), Side::Service) => End::ServiceAborted(kind),
-            (Err(Failure::Stream(Cause::Stream(StreamEnd::Stalled))), _) => End::Stalled,
-            (Err(Failure::Stream(cause)), side) => {
-                tracing::debug!(stream = %self.slot.id, %cause, "stream ended");
-                match side {
-                    Side::User => End::ServiceAborted(io::ErrorKind::ConnectionReset),
-                    Side::Service => End::UserAborted(io::ErrorKind::ConnectionReset),
+        async move {
+            let slot = self.slot.clone();
+            let _count = CountWhenDone { slot: &slot, side, moved };
+            match self.carry(&socket, idle).await {
+                Ok(()) => End::Done,
+                Err(Failure::Idle) => End::Idle,
+                Err(Failure::Stream(Cause::Stream(StreamEnd::Stalled))) => End::Stalled,
+                Err(Failure::Socket(kind)) => side.aborted(kind),
+                Err(Failure::Stream(cause)) => {
+                    tracing::debug!(stream = %slot.id, %cause, "stream ended");
+                    side.other().aborted(io::ErrorKind::ConnectionReset)
                 }
             }
         }
+    }
+
+    async fn carry(mut self, socket: &Arc<Socket>, idle: Duration) -> Result<(), Failure> {
+        self.run(socket, idle).await?;
+        self.done = true;
+        drop(self);
+        socket.flushed().await.map_err(Failure::socket)?;
+        socket.deliver_on_close();
+        Ok(())
     }
 
     /// Resets the stream: the party at its other end sees a reset.
@@ -414,12 +436,10 @@ impl Failure {
 /// Waits until the socket's party has aborted. Only for a socket that nobody reads: who reads it finds
 /// out by itself, after the bytes that came before.
 async fn failed(socket: &Socket) -> Failure {
-    let error = match socket.ready(Interest::ERROR).await {
-        Ok(_) => socket.take_error().ok().flatten(),
-        Err(error) => Some(error),
-    };
-    // Without an error here, a write has taken it already.
-    Failure::Socket(error.map_or(io::ErrorKind::ConnectionReset, |error| error.kind()))
+    match socket.ready(Interest::ERROR).await {
+        Ok(_) => Failure::socket(socket.failure()),
+        Err(error) => Failure::socket(error),
+    }
 }
 
 impl Drop for Stream {
@@ -438,16 +458,14 @@ impl Drop for Stream {
     }
 }
 
-/// Counts what was moved and, unless the pipe came to its good end, makes the socket's close a reset.
-struct ResetUnlessDone<'a> {
-    socket: &'a Socket,
+/// Adds what was moved to the tunnel's count, however the pipe ends.
+struct CountWhenDone<'a> {
     slot: &'a Slot,
     side: Side,
     moved: &'a Moved,
-    done: bool,
 }
 
-impl Drop for ResetUnlessDone<'_> {
+impl Drop for CountWhenDone<'_> {
     fn drop(&mut self) {
         let (sent, delivered) = self.slot.moved();
         let (up, down) = match self.side {
@@ -456,8 +474,5 @@ impl Drop for ResetUnlessDone<'_> {
         };
         self.moved.up.fetch_add(up, Ordering::Relaxed);
         self.moved.down.fetch_add(down, Ordering::Relaxed);
-        if !self.done {
-            self.socket.reset_on_close();
-        }
     }
 }

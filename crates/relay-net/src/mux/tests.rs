@@ -59,7 +59,7 @@ impl Path {
 }
 
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
-    (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add((i >> 8) as u8).wrapping_add(seed)).collect()
+    (0..len).map(|at| (at.wrapping_mul(31) ^ (at >> 8)).to_le_bytes()[0] ^ seed).collect()
 }
 
 async fn exchange(mut user: TcpStream, mut service: TcpStream, len: usize) {
@@ -154,7 +154,7 @@ async fn a_reset_is_carried_each_way() {
 async fn a_reset_is_noticed_under_back_pressure() {
     let path = Path::new(Config::default()).await;
     let (user, mut service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
-    let chunk = [0; 65536];
+    let chunk = vec![0; 65536];
     while timeout(Duration::from_millis(300), user.writable()).await.is_ok() {
         let _ = user.try_write(&chunk);
     }
@@ -243,8 +243,8 @@ async fn users_wait_their_turn_while_streams_lack_an_ack() {
     let (near, mut far) = pair().await;
     let session = yamux::Config { max_unacknowledged: 2, ..yamux::Config::default() };
     let link = Link::start(Role::Relay, near, vec![], Config { session });
-    let first = link.open().await.unwrap();
-    let _second = link.open().await.unwrap();
+    let _first = link.open().await.unwrap();
+    let second = link.open().await.unwrap();
     let third = link.open();
     tokio::pin!(third);
     assert!(timeout(Duration::from_millis(50), &mut third).await.is_err());
@@ -252,10 +252,9 @@ async fn users_wait_their_turn_while_streams_lack_an_ack() {
     far.write_all(&[0, 1, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0]).await.unwrap();
     let _third = timeout(PATIENCE, third).await.expect("still waiting").unwrap();
     // A stream that is reset waits for no ACK.
-    let _ = first;
     let fourth = link.open();
     tokio::pin!(fourth);
     assert!(timeout(Duration::from_millis(50), &mut fourth).await.is_err());
-    drop(_second);
+    drop(second);
     timeout(PATIENCE, fourth).await.expect("still waiting").unwrap();
 }
