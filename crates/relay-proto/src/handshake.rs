@@ -375,7 +375,7 @@ mod tests {
 
     #[test]
     fn ids_are_32_digits_and_hidden_in_logs() {
-        let id = Id::from_random(0xABCDEF);
+        let id = Id::from_random(0xAB_CDEF);
         assert_eq!(id.to_string(), "00000000000000000000000000ABCDEF");
         assert!(!format!("{id:?}").contains("ABCDEF"));
     }

@@ -8,4 +8,7 @@
 //! allocation follows from a length that a peer claims.
 
 pub mod handshake;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod model;
 pub mod yamux;

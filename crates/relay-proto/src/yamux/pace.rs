@@ -69,8 +69,8 @@ mod tests {
         let mut pace = Pace::new(now);
         let end = now + 20 * SAMPLE;
         while now < end {
-            let bytes = u64::from(pace.frame_limit());
-            now += Duration::from_nanos(bytes * 1_000_000_000 / rate);
+            let bytes = pace.frame_limit();
+            now += Duration::from_nanos(u64::from(bytes) * 1_000_000_000 / rate);
             pace.wrote(bytes as usize, true, now);
         }
         pace.frame_limit()

@@ -1,5 +1,7 @@
 //! One session: the streams of a link, what arrives for them and what has to be written.
 
+#[cfg(any(test, fuzzing))]
+mod check;
 mod delivery;
 mod input;
 mod output;
