@@ -112,3 +112,68 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
         IpAddr::V6(_) => address,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{accept, canonical, concerns_one_connection, listen};
+    use std::io;
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+    use tokio::net::TcpStream;
+
+    #[tokio::test]
+    async fn any_address_takes_ipv4_and_calls_it_so() {
+        let listener = listen((Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let near = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        let (stream, address) = accept(&listener).await;
+        assert_eq!(address, near.local_addr().unwrap());
+        assert!(stream.nodelay().unwrap());
+        if let Ok(near) = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await {
+            assert_eq!(accept(&listener).await.1, near.local_addr().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_refused_whoever_has_it() {
+        for (first, second) in [("[::]:0", "[::]"), ("[::]:0", "0.0.0.0"), ("0.0.0.0:0", "[::]")] {
+            let first = listen(first.parse().unwrap()).unwrap();
+            let port = first.local_addr().unwrap().port();
+            let error = listen(format!("{second}:{port}").parse().unwrap()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{second}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dropped_accept_loses_no_connection() {
+        let listener = listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        for _ in 0..10 {
+            tokio::select! {
+                biased;
+                _ = accept(&listener) => panic!("nobody has connected"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        assert_eq!(accept(&listener).await.1, near.local_addr().unwrap());
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4() {
+        let canonical = |address: &str| canonical(address.parse::<SocketAddr>().unwrap()).to_string();
+        assert_eq!(canonical("[::ffff:192.0.2.1]:80"), "192.0.2.1:80");
+        assert_eq!(canonical("[2001:db8::1]:80"), "[2001:db8::1]:80");
+        assert_eq!(canonical("[fe80::1%3]:80"), "[fe80::1%3]:80");
+        assert_eq!(canonical("192.0.2.1:80"), "192.0.2.1:80");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn only_errors_of_one_connection_are_passed_over_at_once() {
+        for code in [libc::ECONNABORTED, libc::ECONNRESET, libc::EINTR, libc::ENETDOWN, libc::EHOSTUNREACH] {
+            assert!(concerns_one_connection(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EPERM, libc::EINVAL] {
+            assert!(!concerns_one_connection(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+    }
+}

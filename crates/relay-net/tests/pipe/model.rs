@@ -1,0 +1,178 @@
+//! Two parties with random plans, through the pipe: what they see must be what TCP without a relay shows.
+
+use crate::rig::{Setup, abort, pattern, soon};
+use proptest::prelude::*;
+use relay_net::pipe::End;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+/// How a party's sending ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    Finish,
+    Abort,
+    FinishThenAbort,
+}
+
+/// What a party does.
+#[derive(Clone, Debug)]
+struct Plan {
+    /// Lengths of its writes, and how often it lets others run after each.
+    writes: Vec<(usize, u8)>,
+    last: Last,
+    /// Most it reads at once.
+    chunk: usize,
+    /// How often it lets others run between reads.
+    slow: u8,
+    /// Reads nothing before its own writes are done.
+    late: bool,
+}
+
+impl Plan {
+    fn length(&self) -> usize {
+        self.writes.iter().map(|(length, _)| length).sum()
+    }
+}
+
+fn plan(late: bool) -> impl Strategy<Value = Plan> {
+    let last = prop_oneof![3 => Just(Last::Finish), 1 => Just(Last::Abort), 1 => Just(Last::FinishThenAbort)];
+    let length = prop_oneof![1..100usize, 1..20_000usize, 1..200_000usize];
+    let chunk = prop_oneof![Just(65536usize), 200..5000usize];
+    (prop::collection::vec((length, 0..4u8), 0..6), last, chunk, 0..3u8, any::<bool>())
+        .prop_map(move |(writes, last, chunk, slow, waits)| Plan { writes, last, chunk, slow, late: waits && late })
+}
+
+/// How a party saw its connection end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Saw {
+    EndOfFile,
+    Reset,
+    /// It aborted before.
+    Nothing,
+}
+
+/// Plays a party to its end; returns what it read.
+async fn play(socket: TcpStream, plan: &Plan, seed: u64) -> (Vec<u8>, Saw) {
+    let written = watch::Sender::new(false);
+    let gone = watch::Sender::new(false);
+    let failed = AtomicBool::new(false);
+    let write = async {
+        let mut at = 0;
+        'plan: for &(length, pauses) in &plan.writes {
+            let bytes = pattern(seed, at, length);
+            at += length;
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                socket.writable().await.unwrap();
+                match socket.try_write(rest) {
+                    Ok(taken) => rest = &rest[taken..],
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(_) => {
+                        failed.store(true, Ordering::Relaxed);
+                        break 'plan;
+                    }
+                }
+            }
+            for _ in 0..pauses {
+                tokio::task::yield_now().await;
+            }
+        }
+        if plan.last != Last::Abort {
+            // Fails if the other party has aborted.
+            let _ = socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Write);
+        }
+        written.send_replace(true);
+        if plan.last != Last::Finish {
+            gone.send_replace(true);
+        }
+    };
+    let reads = async {
+        let mut got = Vec::new();
+        let mut buffer = vec![0; plan.chunk];
+        if plan.late {
+            written.subscribe().wait_for(|done| *done).await.unwrap();
+        }
+        let mut aborted = gone.subscribe();
+        let saw = loop {
+            let read = tokio::select! {
+                biased;
+                _ = aborted.wait_for(|gone| *gone) => break Saw::Nothing,
+                read = read(&socket, &mut buffer) => read,
+            };
+            match read {
+                // Whoever meets the error first is the only one to see it.
+                Ok(0) if failed.load(Ordering::Relaxed) => break Saw::Reset,
+                Ok(0) => break Saw::EndOfFile,
+                Ok(read) => got.extend_from_slice(&buffer[..read]),
+                Err(_) => break Saw::Reset,
+            }
+            for _ in 0..plan.slow {
+                tokio::task::yield_now().await;
+            }
+        };
+        (got, saw)
+    };
+    let ((), result) = tokio::join!(write, reads);
+    if plan.last != Last::Finish {
+        abort(socket);
+    }
+    result
+}
+
+async fn read(socket: &TcpStream, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        socket.readable().await?;
+        match socket.try_read(buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}
+
+/// What one party may have seen, given both plans.
+fn check(got: &[u8], saw: Saw, own: &Plan, peer: &Plan, seed: u64) {
+    assert!(got.len() <= peer.length() && got == pattern(seed, 0, got.len()), "not a prefix of what was sent");
+    match saw {
+        Saw::EndOfFile => {
+            assert_ne!(peer.last, Last::Abort, "an abort looked like an end-of-file");
+            assert_eq!(got.len(), peer.length(), "an end-of-file before the last byte");
+        }
+        Saw::Reset => assert_ne!(peer.last, Last::Finish, "a reset that nobody sent"),
+        Saw::Nothing => assert_ne!(own.last, Last::Finish),
+    }
+}
+
+fn run(user: &Plan, service: &Plan, buffers: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let rig = Setup { buffers, ..Setup::default() }.start().await;
+        let (at_user, at_service) =
+            soon(async { tokio::join!(play(rig.user, user, 1), play(rig.service, service, 2)) }).await;
+        let end = soon(rig.pipe).await.unwrap();
+        check(&at_user.0, at_user.1, user, service, 2);
+        check(&at_service.0, at_service.1, service, user, 1);
+        match (user.last, service.last) {
+            (Last::Finish, Last::Finish) => {
+                assert_eq!(end, End::Done);
+                assert_eq!(rig.moved.up.load(Ordering::Relaxed), user.length() as u64);
+                assert_eq!(rig.moved.down.load(Ordering::Relaxed), service.length() as u64);
+            }
+            (Last::Finish, _) => assert!(matches!(end, End::ServiceAborted(_) | End::Done), "{end:?}"),
+            (_, Last::Finish) => assert!(matches!(end, End::UserAborted(_) | End::Done), "{end:?}"),
+            _ => assert_ne!(end, End::Idle),
+        }
+        if user.last == Last::Abort || service.last == Last::Abort {
+            assert_ne!(end, End::Done);
+        }
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_pipe_looks_like_tcp(user in plan(true), service in plan(false), small in any::<bool>()) {
+        run(&user, &service, if small { 8 * 1024 } else { 0 });
+    }
+}
