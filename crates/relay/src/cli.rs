@@ -77,14 +77,21 @@ fn is_original(args: &[OsString]) -> bool {
 
 const TEMPLATE: &str = "{about}\n\n{usage-heading} {usage}\n\n{all-args}{after-help}";
 
-/// The original's forms of the command line.
+/// The original relay's forms: with a port alone it serves, open to everyone; with
+/// --localForwardPort it forwards users of the relay at HOST PORT to localhost.
 #[derive(Debug, Parser)]
-#[command(name = "relay", version, disable_help_flag = true, max_term_width = 80)]
+#[command(name = "relay", version, disable_help_flag = true, max_term_width = 80, help_template = TEMPLATE)]
 #[command(override_usage = "relay <PORT>\n       relay --localForwardPort=<PORT> <HOST> <PORT>")]
+#[command(after_help = "\
+Example: relay 1234
+         relay --localForwardPort=8080 vps.example 1234
+`relay --help` shows the other commands.")]
 struct Original {
+    /// The port of the service, on this machine
     #[arg(long = "localForwardPort", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     local_forward_port: Option<u16>,
-    #[arg(value_name = "PORT | HOST PORT", num_args = 1..=2, required = true)]
+    /// The control port, after the relay's host when forwarding
+    #[arg(value_name = "PORT", num_args = 1..=2, required = true)]
     target: Vec<String>,
     #[command(flatten)]
     log: LogArgs,

@@ -167,8 +167,8 @@ impl Forwarder {
             relay = %self.config.relay,
             protocol = %self.config.protocol,
             users = self.users.swap(0, Ordering::Relaxed),
-            bytes_to_service = self.moved.up.swap(0, Ordering::Relaxed),
-            bytes_to_users = self.moved.down.swap(0, Ordering::Relaxed),
+            bytes_up = self.moved.up.swap(0, Ordering::Relaxed),
+            bytes_down = self.moved.down.swap(0, Ordering::Relaxed),
             %reason,
             "tunnel closed"
         );
