@@ -1,0 +1,7 @@
+//! The handshake's lines, whole and in pieces: see `relay_proto::model::lines`.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use relay_proto::model::lines;
+
+fuzz_target!(|input: ([u8; 4], &[u8])| lines::run(input.1, &input.0));
