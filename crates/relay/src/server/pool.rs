@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use relay_net::pipe::{Party, pipe};
 use relay_net::socket::{self, Socket};
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -130,13 +129,14 @@ impl Pool {
         let (give, mut given) = oneshot::channel();
         self.change(|matching| matching.add_silent(user.key, give));
         let leave = Leave { pool: &self, key: user.key };
-        // Readiness is all that is asked for: until there is a member, its bytes wait in the kernel.
+        // A look is enough: until there is a member, the user's bytes wait in the kernel.
+        let mut byte = [0];
         let seat = tokio::select! {
             biased;
             seat = &mut given => seat.ok(),
-            ready = user.stream.ready(Interest::READABLE | Interest::ERROR) => match ready {
-                Ok(ready) if !ready.is_error() => None,
-                _ => return debug!(user = %user.address, port = self.tunnel.port, "user left while it was silent"),
+            wants = user.stream.peek(&mut byte) => match wants {
+                Ok(_) => None,
+                Err(_) => return debug!(user = %user.address, port = self.tunnel.port, "user left while it was silent"),
             },
             () = sleep(self.tunnel.limits().silent) => {
                 return debug!(user = %user.address, port = self.tunnel.port, "user closed: silent too long");

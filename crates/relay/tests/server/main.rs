@@ -1,0 +1,10 @@
+//! The server over real sockets, met by peers that speak raw bytes.
+
+#![allow(clippy::unwrap_used, reason = "in a test a failed unwrap is a failed test")]
+
+mod ending;
+mod event;
+mod handshake;
+mod multiplex;
+mod pool;
+mod support;
