@@ -1,0 +1,338 @@
+//! The program as its users type it: exit codes, what it says, the environment, signals, the demo.
+
+#![cfg(unix)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn relay(line: &str, environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RELAY_")) {
+        command.env_remove(name);
+    }
+    command.args(line.split_whitespace()).envs(environment.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A program that ends by itself: its exit code, and what it printed to stdout and stderr.
+fn ends(line: &str, environment: &[(&str, &str)]) -> (i32, String, String) {
+    let output = relay(line, environment).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// A program that runs on; killed when dropped.
+struct Running {
+    child: Child,
+    out: mpsc::Receiver<String>,
+    err: mpsc::Receiver<String>,
+}
+
+impl Running {
+    fn start(line: &str, environment: &[(&str, &str)]) -> Self {
+        let mut child = relay(line, environment).spawn().unwrap();
+        let out = lines(child.stdout.take().unwrap());
+        let err = lines(child.stderr.take().unwrap());
+        Self { child, out, err }
+    }
+
+    /// Waits for a line on stderr that contains `text`.
+    fn logs(&self, text: &str) -> String {
+        let mut seen = String::new();
+        loop {
+            let line = self.err.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {text:?} in:\n{seen}"));
+            if line.contains(text) {
+                return line;
+            }
+            seen += &(line + "\n");
+        }
+    }
+
+    /// The next line on stdout, which must begin with `text`; what follows that.
+    fn prints(&self, text: &str) -> String {
+        let line = self.out.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{text:?} is not printed"));
+        line.strip_prefix(text).unwrap_or_else(|| panic!("{line:?} instead of {text:?}")).into()
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    fn ends_with(mut self, code: i32) -> Duration {
+        let asked = Instant::now();
+        let status = self.wait();
+        assert_eq!(status.code(), Some(code), "{}", self.err.try_iter().collect::<Vec<_>>().join("\n"));
+        asked.elapsed()
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "still runs");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (send, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|line| send.send(line))
+    });
+    lines
+}
+
+/// The control port of a server that is told to take any.
+fn server(line: &str) -> (Running, String) {
+    let server = Running::start(line, &[]);
+    let line = server.logs("relay listens");
+    let address = line.rsplit("address=").next().unwrap().trim().to_owned();
+    (server, address)
+}
+
+/// An address at which nobody listens.
+fn nowhere() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_a_sentence_on_stderr() {
+    for (line, hint) in [
+        ("", "Usage:"),
+        ("bogus", "bogus"),
+        ("70000", "no port"),
+        ("1234 5678", "--localForwardPort"),
+        ("-localForwardPort=80 host", "<HOST> <PORT>"),
+        ("server", "--open"),
+        ("forward 8080", "RELAY"),
+        ("forward 8080 relay://name:token@host", "without a scheme"),
+    ] {
+        let (code, out, err) = ends(line, &[]);
+        assert_eq!((code, out.as_str()), (2, ""), "{line}: {err}");
+        assert!(err.contains(hint), "{line}: {err}");
+    }
+}
+
+#[test]
+fn help_and_version_end_with_0_on_stdout() {
+    for (line, hint) in [("--help", "Example:"), ("server --help", "--open"), ("--version", "relay ")] {
+        let (code, out, err) = ends(line, &[]);
+        assert_eq!((code, err.as_str()), (0, ""), "{line}");
+        assert!(out.contains(hint), "{line}: {out}");
+    }
+}
+
+#[test]
+fn the_environment_stands_in_for_flags() {
+    let listen = ("RELAY_LISTEN", "127.0.0.1:0");
+    // Kubernetes sets that for a service that is called relay: it is no flag of ours.
+    let server = Running::start("server", &[listen, ("RELAY_OPEN", "1"), ("RELAY_PORT", "tcp://10.0.0.1:7000")]);
+    server.logs("relay listens");
+    let (code, _, err) = ends("server", &[listen, ("RELAY_OPEN", "no")]);
+    assert_eq!(code, 2, "{err}");
+    for (line, name, value) in [
+        ("forward 80 host", "RELAY_MODE", "bogus"),
+        ("server --open", "RELAY_PORTS", "9-8"),
+        ("server --open", "RELAY_LISTEN", "host:1"),
+        ("demo", "RELAY_LOG_FORMAT", "xml"),
+        ("demo", "RELAY_LOG", "=="),
+    ] {
+        let (code, _, err) = ends(line, &[(name, value)]);
+        assert!(code == 2 && err.contains(value), "{name}={value}: {code} {err}");
+    }
+    // A flag goes before the environment.
+    let server = Running::start("server --open --listen 127.0.0.1:0", &[("RELAY_LISTEN", "host:1")]);
+    server.logs("relay listens");
+}
+
+#[test]
+fn a_port_in_use_ends_with_1_and_says_which() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, _, err) = ends(&format!("server --open --listen {address}"), &[]);
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains(&format!("cannot listen on {address}: ")) && err.contains("choose another port"), "{err}");
+}
+
+#[test]
+fn open_servers_warn_and_say_what_to_type_instead() {
+    let original = Running::start("0", &[]);
+    let warning = original.logs("WARN");
+    assert!(warning.contains("open to everyone") && warning.contains("relay server --listen"), "{warning}");
+    let server = Running::start("server --open --listen 127.0.0.1:0", &[]);
+    assert!(server.logs("WARN").contains("open to everyone"));
+}
+
+#[test]
+fn plain_text_warns_unless_it_stays_on_this_machine() {
+    let far = Running::start("forward 80 relay.invalid", &[]);
+    far.logs("the connection to relay.invalid:7000 is plain text");
+    far.logs("relay.invalid does not resolve");
+    far.signal("-TERM");
+    far.ends_with(0);
+    let near = Running::start(&format!("forward 80 {}", nowhere()), &[]);
+    assert!(near.logs("").contains("cannot connect"), "the first line is no warning about plain text");
+}
+
+#[test]
+fn signals_end_each_command_with_0() {
+    for signal in ["-TERM", "-INT"] {
+        let (server, control) = server("server --open --listen 127.0.0.1:0");
+        let forwarder = Running::start(&format!("forward 80 {control}"), &[]);
+        forwarder.prints("established relay address: 127.0.0.1:");
+        let trying = Running::start(&format!("forward 80 {}", nowhere()), &[]);
+        trying.logs("cannot connect");
+        let demo = Running::start("demo", &[]);
+        demo.prints("open http://127.0.0.1:");
+        for running in [forwarder, trying, demo, server] {
+            running.signal(signal);
+            let took = running.ends_with(0);
+            assert!(took < Duration::from_secs(10), "nobody is live, and it took {took:?}");
+        }
+    }
+}
+
+/// A service, a relay, a forwarder, and a user with whom a byte has gone each way.
+fn a_live_user() -> (Running, Running, TcpStream, TcpStream) {
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (server, control) = server("server --open --listen 127.0.0.1:0");
+    let forwarder = Running::start(&format!("forward {} {control}", service.local_addr().unwrap()), &[]);
+    let mut user = TcpStream::connect(forwarder.prints("established relay address: ")).unwrap();
+    user.set_read_timeout(Some(PATIENCE)).unwrap();
+    user.write_all(b"a").unwrap();
+    let (mut served, _) = service.accept().unwrap();
+    served.set_read_timeout(Some(PATIENCE)).unwrap();
+    served.read_exact(&mut [0]).unwrap();
+    served.write_all(b"b").unwrap();
+    user.read_exact(&mut [0]).unwrap();
+    (server, forwarder, user, served)
+}
+
+#[test]
+fn a_live_user_finishes_before_the_end() {
+    for end_server in [true, false] {
+        let (server, forwarder, mut user, mut served) = a_live_user();
+        let (ending, staying) = if end_server { (server, forwarder) } else { (forwarder, server) };
+        ending.signal("-TERM");
+        ending.logs("live users may finish");
+        user.write_all(b"c").unwrap();
+        served.read_exact(&mut [0]).unwrap();
+        served.write_all(b"last").unwrap();
+        drop((served, user.shutdown(std::net::Shutdown::Write)));
+        let mut rest = String::new();
+        user.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "last");
+        ending.ends_with(0);
+        drop(staying);
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_resets_who_is_left() {
+    for end_server in [true, false] {
+        let (server, forwarder, mut user, _served) = a_live_user();
+        let (ending, _staying) = if end_server { (server, forwarder) } else { (forwarder, server) };
+        ending.signal("-TERM");
+        ending.logs("live users may finish");
+        ending.signal("-INT");
+        let took = ending.ends_with(0);
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        let error = user.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
+fn the_originals_forms_work_as_typed() {
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = service.local_addr().unwrap().port();
+    let (_server, control) = server("0");
+    let control = control.rsplit(':').next().unwrap();
+    for flag in ["--localForwardPort=", "-localForwardPort=", "--localForwardPort ", "-localForwardPort "] {
+        let forwarder = Running::start(&format!("{flag}{port} localhost {control}"), &[]);
+        let public = forwarder.prints("established relay address: ");
+        // As it was typed.
+        assert!(public.starts_with("localhost:"), "{public}");
+        let mut user = TcpStream::connect(public).unwrap();
+        user.write_all(b"x").unwrap();
+        service.accept().unwrap().0.read_exact(&mut [0]).unwrap();
+    }
+}
+
+#[test]
+fn json_logs_are_one_object_a_line() {
+    let server = Running::start("server --open --listen 127.0.0.1:0 --log-format json -v", &[]);
+    let line = server.logs("relay listens");
+    assert!(line.starts_with('{') && line.ends_with('}') && line.contains("\"address\":\"127.0.0.1:"), "{line}");
+    // What a peer sends is escaped.
+    let address = line.split("\"address\":\"").nth(1).unwrap().split('"').next().unwrap();
+    TcpStream::connect(address).unwrap().write_all(b"\x1b[31mred\x07\n").unwrap();
+    let line = server.logs("red");
+    assert!(line.ends_with('}') && line.chars().all(|c| !c.is_control()), "{line:?}");
+}
+
+#[test]
+fn text_logs_escape_what_peers_send() {
+    let (server, address) = server("server --open --listen 127.0.0.1:0 -v");
+    TcpStream::connect(address).unwrap().write_all(b"\x1b[31mred\x07\n").unwrap();
+    let line = server.logs("red");
+    assert!(line.chars().all(|c| !c.is_control()), "{line:?}");
+}
+
+#[test]
+fn nobody_reading_its_output_ends_nothing() {
+    let (_server, control) = server("server --open --listen 127.0.0.1:0");
+    let mut child = relay(&format!("forward 80 {control} -v"), &[]).spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    // The tunnel stands: its public port is the first above the control port, or near it.
+    let (host, first) = control.rsplit_once(':').unwrap();
+    let first: u16 = first.parse().unwrap();
+    let started = Instant::now();
+    while !(first + 1..first.saturating_add(20)).any(|port| {
+        // The service is not there, so a user of the tunnel is reset.
+        TcpStream::connect((host, port)).is_ok_and(|mut user| {
+            user.set_read_timeout(Some(PATIENCE)).unwrap();
+            user.read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+        })
+    }) {
+        assert!(started.elapsed() < PATIENCE, "no tunnel");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(child.try_wait().unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn the_demo_serves_its_page_through_the_relay() {
+    let demo = Running::start("demo", &[]);
+    let line = demo.prints("open http://");
+    let host = line.split('/').next().unwrap();
+    let mut user = TcpStream::connect(host).unwrap();
+    user.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(user, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut page = String::new();
+    user.read_to_string(&mut page).unwrap();
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+    assert!(page.contains("This page came through the relay") && page.contains(host), "{page}");
+    assert!(!page.contains("{{") && page.trim_end().ends_with("</html>"), "{page}");
+    demo.signal("-TERM");
+    demo.ends_with(0);
+}
