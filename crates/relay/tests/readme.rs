@@ -72,14 +72,15 @@ fn every_command_works() {
         return;
     }
     // The copy is the first process of its own process namespace, so nothing that it starts outlives it.
-    let status = Command::new("unshare")
+    let output = Command::new("unshare")
         .args(["--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "every_command_works", "--nocapture"])
         .env(INSIDE, "yes")
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success());
+    let printed = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&printed));
 }
 
 fn inside() {
@@ -93,7 +94,7 @@ fn inside() {
 
     let mut staying: Vec<(String, Program)> = Vec::new();
     for block in blocks() {
-        println!("{block:?}");
+        println!("{block:?}"); // The last one shown is the one that failed.
         staying.retain(|(section, _)| *section == block.section);
         let mut commands = shell(&block.commands);
         commands.env("PATH", &path);
