@@ -128,7 +128,11 @@ impl Tunnel {
     pub(super) async fn carry(&self, user: SocketAddr, pipe: impl Future<Output = End>) {
         self.users.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
-            end = pipe => debug!(%user, port = self.port, ?end, "user left"),
+            end = pipe => match end {
+                // This one is the relay's own doing.
+                End::Stalled => self.relay.say("user reset", self.port, user, &end),
+                end => debug!(%user, port = self.port, "user left: {end}"),
+            },
             () = self.relay.reset.cancelled() => debug!(%user, port = self.port, "user reset: the relay stopped"),
         }
     }

@@ -91,6 +91,16 @@ impl Forwarder {
         frame.stream
     }
 
+    /// As many users as there may be without an ACK, and their streams.
+    async fn fill(&mut self) -> (Vec<Peer>, Vec<u32>) {
+        let (mut users, mut ids) = (Vec::new(), Vec::new());
+        for _ in 0..256 {
+            users.push(user(self.port).await);
+            ids.push(self.opened().await);
+        }
+        (users, ids)
+    }
+
     /// The relay ends the link, with or without a word before.
     pub(crate) async fn ended(&mut self) {
         use tokio::io::AsyncReadExt;
@@ -183,20 +193,25 @@ async fn resets_go_both_ways() {
 async fn a_user_waits_for_a_stream_only_so_long() {
     let relay = Relay::start(Limits { stream_wait: SHORT, ..Limits::default() }).await;
     let mut link = Forwarder::start(&relay).await;
-    let mut users = Vec::new();
-    for _ in 0..256 {
-        users.push(user(link.port).await);
-    }
-    let mut ids = Vec::new();
-    for _ in 0..256 {
-        ids.push(link.opened().await);
-    }
+    let (_users, ids) = link.fill().await;
     user(link.port).await.was_reset().await;
     // One ACK makes room for one more.
     let mut next = user(link.port).await;
     link.send(WINDOW, ACK, ids[0], 0).await;
     let mut stream = link.accept().await;
     stream.chat(&mut link, &mut next).await;
+}
+
+#[tokio::test]
+async fn users_beyond_the_bound_are_reset_at_once() {
+    let relay = Relay::start(Limits { waiting_users: 1, ..Limits::default() }).await;
+    let mut link = Forwarder::start(&relay).await;
+    let (_users, ids) = link.fill().await;
+    let mut waiting = user(link.port).await;
+    waiting.quiet().await;
+    user(link.port).await.was_reset().await;
+    link.send(WINDOW, ACK, ids[7], 0).await;
+    link.accept().await.chat(&mut link, &mut waiting).await;
 }
 
 #[tokio::test]

@@ -30,7 +30,8 @@ pub(crate) fn own_ports() -> PortRange {
     const EACH: u16 = 10;
     const BLOCKS: u16 = (u16::MAX - FIRST) / EACH;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % u32::from(BLOCKS)).unwrap();
+    // Processes that run at the same time have neighbouring ids; their blocks are apart.
+    let start = u16::try_from(std::process::id() % 1000 * 53 % u32::from(BLOCKS)).unwrap();
     let first = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % BLOCKS * EACH;
     PortRange::FromTo(first, first + EACH - 1)
 }
