@@ -154,7 +154,7 @@ impl Drop for Tunnel {
             users = self.users.load(Ordering::Relaxed),
             bytes_up = self.moved.up.load(Ordering::Relaxed),
             bytes_down = self.moved.down.load(Ordering::Relaxed),
-            seconds = self.opened.elapsed().as_secs_f32(),
+            seconds = (self.opened.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
             reason,
             "tunnel closed"
         );
