@@ -22,14 +22,27 @@ pub fn run(bytes: &[u8], lengths: &[u8]) {
 }
 
 /// A [`Received`] that has its own bytes.
-#[derive(Debug, PartialEq)]
-enum Event {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
     Opened(StreamId),
     Acknowledged(StreamId),
     Payload(StreamId, Vec<u8>),
     Finished(StreamId),
     Ended(StreamId, StreamEnd),
     Refusing,
+}
+
+impl From<Received<'_>> for Event {
+    fn from(received: Received<'_>) -> Self {
+        match received {
+            Received::Opened(id) => Self::Opened(id),
+            Received::Acknowledged(id) => Self::Acknowledged(id),
+            Received::Payload(id, payload) => Self::Payload(id, payload.to_vec()),
+            Received::Finished(id) => Self::Finished(id),
+            Received::Ended(id, why) => Self::Ended(id, why),
+            Received::Refusing => Self::Refusing,
+        }
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -84,18 +97,12 @@ fn receive<'a>(role: Role, pieces: impl Iterator<Item = &'a [u8]>, now: Instant,
 
 impl Outcome {
     fn push(&mut self, received: Received<'_>, session: &mut Session, now: Instant) {
-        let event = match received {
-            Received::Payload(id, payload) => {
-                session.delivered(id, payload.len(), now);
-                return self.push_payload(id, payload);
-            }
-            Received::Opened(id) => Event::Opened(id),
-            Received::Acknowledged(id) => Event::Acknowledged(id),
-            Received::Finished(id) => Event::Finished(id),
-            Received::Ended(id, why) => Event::Ended(id, why),
-            Received::Refusing => Event::Refusing,
-        };
-        self.events.push(event);
+        if let Received::Payload(id, payload) = received {
+            session.delivered(id, payload.len(), now);
+            self.push_payload(id, payload);
+        } else {
+            self.events.push(received.into());
+        }
     }
 
     /// Adds to the payload that came before, if any: how it was split is not part of the outcome.

@@ -55,6 +55,26 @@ impl Session {
             && (self.queued, self.unacknowledged) == (0, 0)
     }
 
+    /// How many entries the queues hold that grow with what a peer sends: pongs, resets, control frames,
+    /// turns, and resets remembered.
+    #[doc(hidden)]
+    pub fn held(&self) -> [usize; 5] {
+        let remembered = self.remembered_order.len().max(self.remembered.len());
+        [self.pongs.len(), self.resets.len(), self.control.len(), self.turns.len(), remembered]
+    }
+
+    /// The size of a stream's receive window, in bytes.
+    #[doc(hidden)]
+    pub fn window(&self, id: StreamId) -> Option<u32> {
+        self.streams.get(&id).map(|stream| stream.receive.size)
+    }
+
+    /// Makes the next stream opened have that id, unless it is in use.
+    #[doc(hidden)]
+    pub fn set_next_id(&mut self, id: StreamId) {
+        self.next_id = id.get();
+    }
+
     /// How much a stream may send, and how much it has left to receive, in bytes.
     #[doc(hidden)]
     pub fn credit(&self, id: StreamId) -> Option<(u32, u32)> {
