@@ -13,6 +13,8 @@
 //! The blocks run in order in a network of their own, where every port is free, `relay` is on the PATH and
 //! the README's relay.example.com is this machine. That takes Linux' namespaces.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::fs;
