@@ -28,7 +28,8 @@ fn update(flags: Flags, stream: u32, delta: u32) -> Vec<u8> {
 }
 
 fn data(flags: Flags, stream: u32, payload: &[u8]) -> Vec<u8> {
-    [&frame(Kind::Data, flags, stream, payload.len() as u32), payload].concat()
+    let length = u32::try_from(payload.len()).unwrap();
+    [&frame(Kind::Data, flags, stream, length), payload].concat()
 }
 
 fn ping(flags: Flags, value: u32) -> Vec<u8> {

@@ -88,12 +88,12 @@ fn a_second_fin_is_nothing() {
 fn data_after_the_end_resets_its_stream_alone() {
     let mut side = Side::relay_with(2);
     assert_eq!(side.gets(&data(Flags::FIN, 1, b"last")).len(), 2);
-    let late = [data(Flags::NONE, 1, &[0; 32 * 1024]), data(Flags::NONE, 3, b"fine")].concat();
+    let late = [data(Flags::NONE, 1, &vec![0; 32 * 1024]), data(Flags::NONE, 3, b"fine")].concat();
     let ended = Event::Ended(id(1), StreamEnd::DataAfterFin);
     assert_eq!(side.gets(&late), [ended, Event::Payload(id(3), b"fine".to_vec())]);
     assert_eq!(side.writes(), [reset(1)]);
     // More of it is on its way still.
-    assert_eq!(side.gets(&data(Flags::NONE, 1, &[0; 32 * 1024])), []);
+    assert_eq!(side.gets(&data(Flags::NONE, 1, &vec![0; 32 * 1024])), []);
     assert_eq!(side.writes(), []);
 }
 
