@@ -16,16 +16,18 @@ fn parts(rig: Rig) -> Parts {
 
 async fn user_aborts((user, mut service, pipe): Parts) {
     abort(user);
-    assert_reset(&mut service).await;
+    // At once: the other party has not taken a byte since.
     let end = end(pipe).await;
     assert!(matches!(end, End::UserAborted(_)), "{end:?}");
+    assert_reset(&mut service).await;
 }
 
 async fn service_aborts((mut user, service, pipe): Parts) {
     abort(service);
-    assert_reset(&mut user).await;
+    // At once: the other party has not taken a byte since.
     let end = end(pipe).await;
     assert!(matches!(end, End::ServiceAborted(_)), "{end:?}");
+    assert_reset(&mut user).await;
 }
 
 #[tokio::test]
