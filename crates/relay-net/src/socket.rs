@@ -215,9 +215,7 @@ fn watch(
 
 #[cfg(test)]
 mod tests {
-    use super::{Socket, listen, watch_always_reading, watch_carrying};
-    use socket2::SockRef;
-    use std::time::Duration;
+    use super::{Socket, listen};
     use tokio::net::TcpStream;
 
     async fn pair() -> (TcpStream, TcpStream) {
@@ -229,6 +227,7 @@ mod tests {
     #[tokio::test]
     #[cfg(target_os = "linux")]
     async fn the_watch_of_a_link_is_taken_back_for_users() {
+        use super::{Duration, SockRef, watch_always_reading, watch_carrying};
         let (near, _far) = pair().await;
         watch_always_reading(&near).unwrap();
         let socket = SockRef::from(&near);
@@ -264,7 +263,7 @@ mod tests {
         let (near, far) = pair().await;
         let near = Socket::from(near);
         near.writable().await.unwrap();
-        while near.try_write(&[0; 65536]).is_ok() {}
+        while near.try_write(&[0; 4096]).is_ok() {}
         near.shutdown_write().unwrap();
         let (flushed, ()) = tokio::join!(near.flushed(), async { Socket::from(far).abort() });
         // Where the kernel cannot be asked what it holds, there is nothing to wait for.

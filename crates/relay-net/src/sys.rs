@@ -28,7 +28,8 @@ mod linux {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::{read_closed, unsent};
     use std::io::{ErrorKind, Write};
@@ -58,7 +59,7 @@ mod tests {
         assert_eq!(unsent(near.as_fd()), 0);
         near.set_nonblocking(true).unwrap();
         loop {
-            match near.write(&[0; 65536]) {
+            match near.write(&[0; 4096]) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => panic!("{error}"),
@@ -67,7 +68,7 @@ mod tests {
         assert!(unsent(near.as_fd()) > 0);
         far.set_nonblocking(true).unwrap();
         assert!(soon(|| {
-            let mut buffer = [0; 65536];
+            let mut buffer = [0; 4096];
             while std::io::Read::read(&mut &far, &mut buffer).is_ok() {}
             unsent(near.as_fd()) == 0
         }));

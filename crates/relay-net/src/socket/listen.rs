@@ -115,7 +115,7 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::{accept, canonical, concerns_one_connection, listen};
+    use super::{accept, canonical, listen};
     use std::io;
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
     use tokio::net::TcpStream;
@@ -169,6 +169,7 @@ mod tests {
     #[test]
     #[cfg(unix)]
     fn only_errors_of_one_connection_are_passed_over_at_once() {
+        use super::concerns_one_connection;
         for code in [libc::ECONNABORTED, libc::ECONNRESET, libc::EINTR, libc::ENETDOWN, libc::EHOSTUNREACH] {
             assert!(concerns_one_connection(&io::Error::from_raw_os_error(code)), "{code}");
         }

@@ -1,7 +1,10 @@
 //! The pipe between real sockets on loopback.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod flows;
 mod idle;
 mod model;
 mod resets;
 mod rig;
+#[cfg(unix)]
+mod unix;

@@ -127,7 +127,7 @@ async fn what_arrived_before_comes_first() {
         let service = Socket::from(service);
         soon(async {
             while service.unsent() > 0 {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         })
         .await;
