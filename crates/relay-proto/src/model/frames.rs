@@ -140,7 +140,6 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(512))]
         #[test]
         fn splitting_changes_nothing(frames in vec(frame(), 0..24), lengths in vec(any::<u8>(), 0..8)) {
             super::run(&frames.concat(), &lengths);

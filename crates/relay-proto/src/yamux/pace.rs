@@ -36,6 +36,10 @@ impl Pace {
 
     /// The link took `bytes`; `blocked` says that it then refused more.
     pub fn wrote(&mut self, bytes: usize, blocked: bool, now: Instant) {
+        // The time in which there was nothing to write says nothing about the link.
+        if !self.blocked && now.saturating_duration_since(self.since) >= SAMPLE {
+            (self.since, self.taken) = (now, 0);
+        }
         self.taken = self.taken.saturating_add(bytes as u64);
         self.blocked |= blocked;
         let elapsed = now.saturating_duration_since(self.since);
@@ -93,6 +97,21 @@ mod tests {
             pace.wrote(pace.frame_limit() as usize, false, now);
         }
         assert!(written <= 4 * 1024 * 1024, "{written}");
+    }
+
+    #[test]
+    fn a_pause_says_nothing_about_the_link() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        for _ in 0..100 {
+            pace.wrote(FRAME_LARGEST as usize, false, now);
+        }
+        now += Duration::from_secs(60);
+        for _ in 0..20 {
+            pace.wrote(8 * FRAME_LARGEST as usize, true, now);
+            assert_eq!(pace.frame_limit(), FRAME_LARGEST);
+            now += Duration::from_millis(5);
+        }
     }
 
     #[test]
