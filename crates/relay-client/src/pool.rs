@@ -5,11 +5,15 @@
 //! - An abort is never a user's: the member is replaced.
 //! - An end within [`REFUSED_WITHIN`] of joining counts as a refusal.
 //! - A later end is a user's while another member is idle a moment later: a relay that goes away ends
-//!   all members at once, a user only one.
+//!   all members at once, a user only one. If none is idle, joining again shows whether the pool is
+//!   still known: a burst of silent users must not cost the tunnel its address.
+//!
+//! Refusals count when each answers a join that came after the one before. Those that arrive together
+//! are one piece of evidence, or such a burst could fake them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use relay_net::socket::{watch_always_reading, watch_carrying};
@@ -17,7 +21,7 @@ use relay_proto::handshake::{Id, Request};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::tunnel::Users;
 use crate::{Backoff, Connection, Error, Lost, dial_addr};
@@ -66,6 +70,8 @@ impl PoolTunnel {
         let mut backoff = Backoff::new();
         let mut pause = Duration::ZERO;
         let mut taken = None;
+        let mut refused = 0;
+        let mut last_refused = Instant::now();
         loop {
             while members.len() < wanted {
                 let (users, pool, health) = (users.clone(), pool.clone(), health.clone());
@@ -84,22 +90,33 @@ impl PoolTunnel {
                 // At least one member is always there, and none panics.
                 return Lost::NoMembers;
             };
+            if health.proven.swap(false, Ordering::Relaxed) {
+                refused = 0;
+                backoff.reset();
+            }
             let none_idle = health.idle.load(Ordering::Relaxed) == 0;
-            match fate {
+            pause = match fate {
                 Fate::Taken(member, early) => {
                     taken = Some(Connection::from_socket(member, early, users.live.token()));
-                    backoff.reset();
-                    pause = Duration::ZERO;
-                    continue;
+                    Duration::ZERO
                 }
-                Fate::Refused if health.refused.load(Ordering::Relaxed) >= MAX_REFUSED => {
-                    return Lost::MembersRefused(MAX_REFUSED);
+                Fate::Ended => Duration::ZERO,
+                Fate::Refused { joined } if joined < last_refused => pause,
+                Fate::Refused { .. } => {
+                    refused += 1;
+                    if refused == MAX_REFUSED {
+                        return Lost::MembersRefused(MAX_REFUSED);
+                    }
+                    last_refused = Instant::now();
+                    backoff.next(&mut rand::rng())
                 }
-                Fate::Gone | Fate::Failed(_) if none_idle => return Lost::NoMembers,
-                Fate::Failed(cause) => users.events.trouble(cause),
-                Fate::Refused | Fate::Gone => {}
-            }
-            pause = backoff.next(&mut rand::rng());
+                Fate::Aborted | Fate::Failed(_) if none_idle => return Lost::NoMembers,
+                Fate::Aborted => backoff.next(&mut rand::rng()),
+                Fate::Failed(cause) => {
+                    users.events.trouble(cause);
+                    backoff.next(&mut rand::rng())
+                }
+            };
         }
     }
 }
@@ -109,9 +126,11 @@ enum Fate {
     /// It is a user's.
     Taken(TcpStream, Vec<u8>),
     /// The relay closed it as soon as it joined.
-    Refused,
-    /// The relay closed it later, or the connection failed.
-    Gone,
+    Refused { joined: Instant },
+    /// It was closed later, and all others with it.
+    Ended,
+    /// The connection failed.
+    Aborted,
     /// It could not join.
     Failed(Error),
 }
@@ -120,8 +139,8 @@ enum Fate {
 #[derive(Default)]
 struct Health {
     idle: AtomicUsize,
-    /// Refused since the last member that was not.
-    refused: AtomicU32,
+    /// A member was not refused: the relay knows the pool. Taken note of, and taken back, by the pool.
+    proven: AtomicBool,
 }
 
 /// Counts a member as idle while it lives.
@@ -149,33 +168,31 @@ async fn join(peer: SocketAddr, pool: Id, users: &Users) -> Result<TcpStream, Er
     Ok(member)
 }
 
-/// Waits until the member's fate is known.
+/// Waits until the fate is known of a member that joins now.
 async fn wait(member: TcpStream, early: Vec<u8>, idle: Idle) -> Fate {
+    let joined = Instant::now();
     let heard = || async { if early.is_empty() { member.peek(&mut [0]).await } else { Ok(early.len()) } };
     let (fresh, heard) = if let Ok(heard) = timeout(REFUSED_WITHIN, heard()).await {
         (true, heard)
     } else {
-        idle.0.refused.store(0, Ordering::Relaxed);
+        idle.0.proven.store(true, Ordering::Relaxed);
         (false, heard().await)
     };
     let health = idle.0.clone();
     drop(idle);
     match heard {
-        Ok(1..) => health.refused.store(0, Ordering::Relaxed),
-        _ if fresh => {
-            health.refused.fetch_add(1, Ordering::Relaxed);
-            return Fate::Refused;
-        }
+        Ok(1..) => health.proven.store(true, Ordering::Relaxed),
+        _ if fresh => return Fate::Refused { joined },
         Ok(0) => {
             sleep(MOMENT).await;
             if health.idle.load(Ordering::Relaxed) == 0 {
-                return Fate::Gone;
+                return Fate::Ended;
             }
         }
-        Err(_) => return Fate::Gone,
+        Err(_) => return Fate::Aborted,
     }
     match watch_carrying(&member) {
         Ok(()) => Fate::Taken(member, early),
-        Err(_) => Fate::Gone,
+        Err(_) => Fate::Aborted,
     }
 }

@@ -206,7 +206,7 @@ struct LogArgs {
     #[arg(long, global = true, value_name = "FORMAT", env = "RELAY_LOG_FORMAT", hide_env = true)]
     #[arg(default_value = "text", value_parser = log_format)]
     log_format: logs::Format,
-    /// Log more; RELAY_LOG sets a level (error, warn, info, debug, trace)
+    #[arg(help = "Log more; RELAY_LOG sets a level (error, warn, info, debug, trace)")]
     #[arg(short, long, global = true, env = "RELAY_VERBOSE", hide_env = true, value_parser = BoolishValueParser::new())]
     verbose: bool,
     // Not an option, but read and checked with them.

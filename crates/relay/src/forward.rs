@@ -86,7 +86,7 @@ pub async fn run(
                     users.spawn(forwarder.clone().serve(user));
                 } else {
                     user.reset();
-                    forwarder.trouble("too many users at once, one was reset".into());
+                    forwarder.trouble("too many users at once, one was reset");
                 }
             }
             Some(_) = users.join_next() => {}
@@ -139,16 +139,16 @@ impl Forwarder {
             }
             Err(error) => {
                 user.reset();
-                self.trouble(format!("{error}; the user was reset"));
+                self.trouble(&format!("{error}; the user was reset"));
             }
         }
     }
 
     /// Says what may come back a thousand times a second: once, then only how often. The causes are
     /// few: they name the service and the relay, never a user.
-    fn trouble(&self, what: String) {
+    fn trouble(&self, what: &str) {
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
-        match repeats.note(what.clone(), Instant::now()) {
+        match repeats.note(what.to_owned(), Instant::now()) {
             Some(0) => warn!("{what}"),
             Some(more) => warn!(more, "{what}"),
             None => debug!("{what}"),
@@ -195,7 +195,7 @@ impl<F: FnMut(&RelayAddr)> Report<'_, F> {
             }
             Event::Lost { cause } => self.forwarder.tunnel_closed(&cause),
             Event::Retrying { cause } => warn!("{cause}; trying on until it works"),
-            Event::Trouble { cause } => self.forwarder.trouble(cause.to_string()),
+            Event::Trouble { cause } => self.forwarder.trouble(&cause.to_string()),
             _ => debug!(?event, "an event that this program does not know"),
         }
     }

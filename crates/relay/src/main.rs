@@ -72,13 +72,14 @@ async fn run(command: Command, shutdown: impl Future<Output = ()> + Send) -> Res
 }
 
 fn open_warning(listen: SocketAddr, original: bool) -> String {
-    let mut warning = format!("open to everyone: whoever reaches {listen} can open public ports on this machine");
-    if original {
-        let port = listen.port();
-        warning +=
-            &format!("; to choose who and which ports, type: relay server --listen ADDR:{port} --ports FROM-TO --open");
+    let warning = format!("open to everyone: whoever reaches {listen} can open public ports on this machine");
+    if !original {
+        return warning;
     }
-    warning
+    let port = listen.port();
+    format!(
+        "{warning}; to choose where and which ports, type: relay server --listen ADDR:{port} --ports FROM-TO --open"
+    )
 }
 
 /// A line on stdout. That nobody reads it is no reason to end.
