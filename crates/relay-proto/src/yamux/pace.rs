@@ -106,7 +106,7 @@ mod tests {
         for _ in 0..100 {
             pace.wrote(FRAME_LARGEST as usize, false, now);
         }
-        now += Duration::from_secs(60);
+        now += Duration::from_mins(1);
         for _ in 0..20 {
             pace.wrote(8 * FRAME_LARGEST as usize, true, now);
             assert_eq!(pace.frame_limit(), FRAME_LARGEST);

@@ -75,7 +75,8 @@ impl Default for Config {
 pub enum Received<'a> {
     /// The peer opened a stream; its ACK is due to be written already.
     Opened(StreamId),
-    /// The peer accepted a stream: another may be opened.
+    /// The peer accepted a stream: another may be opened. [`Finished`](Self::Finished) and
+    /// [`Ended`](Self::Ended) say the same of a stream for which this was not given before.
     Acknowledged(StreamId),
     /// Payload. Say what becomes of it with [`Session::delivered`] and [`Session::queued`].
     Payload(StreamId, &'a [u8]),
