@@ -12,7 +12,7 @@ use super::{Session, Transmit};
 const STALE_MOST: usize = 64;
 
 impl Session {
-    /// The largest payload of a frame that suits the link now, in bytes (see [`Pace`](super::Pace)).
+    /// The largest payload of a frame that suits the link now, in bytes (see [`Pace`](crate::yamux::Pace)).
     pub fn set_frame_limit(&mut self, bytes: u32) {
         self.frame_limit = bytes.clamp(FRAME_SMALLEST, FRAME_LARGEST);
     }
