@@ -28,8 +28,8 @@ impl Session {
         self.taken(id, bytes, true, now);
     }
 
-    /// While more is queued than [`Config::max_queued`](super::Config::max_queued): resets the stream whose user has gone longest
-    /// without taking a byte and names it. The driver drops its queue and tells its user.
+    /// While more is queued than [`Config::max_queued`](super::Config::max_queued): resets the stream whose
+    /// user has gone longest without taking a byte and names it. The driver drops its queue and tells its user.
     pub fn overflowed(&mut self) -> Option<StreamId> {
         if self.queued <= self.config.max_queued {
             return None;
