@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use relay_proto::handshake::Protocol;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -18,6 +19,9 @@ const BACKLOG: usize = 64;
 
 /// How many events are kept for those who are slow to take them.
 const EVENTS_KEPT: usize = 64;
+
+/// A tunnel that stood this long shows that the relay is well: tries start over with short waits.
+const STABLE: Duration = Duration::from_secs(2);
 
 /// How many causes are remembered as said.
 const CAUSES_KEPT: usize = 64;
@@ -205,7 +209,7 @@ impl Keeper {
             let Some(lost) = tunnel.serve(&self.users).await else { return };
             self.users.events.send(Event::Lost { cause: Arc::new(lost) });
             // A relay that takes us only to drop us again is not come back to in a hurry.
-            if since.elapsed() >= Backoff::LONGEST {
+            if since.elapsed() >= STABLE {
                 self.backoff.reset();
             }
             let accepted = self.users.accepted.clone();

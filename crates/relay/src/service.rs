@@ -88,7 +88,9 @@ impl FromStr for Service {
             return if path.is_empty() { Err(error()) } else { Ok(Self::Unix(path.into())) };
         }
         let (host, port) = text.rsplit_once(':').unwrap_or(("localhost", text));
-        if !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Without brackets, where an IPv6 address ends and the port begins is anybody's guess.
+        let is_bare_v6 = host.contains(':') && !host.starts_with('[');
+        if is_bare_v6 || !port.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(error());
         }
         let port = port.parse().map_err(|_| error())?;

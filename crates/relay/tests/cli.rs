@@ -1,5 +1,6 @@
 //! The program as its users type it: exit codes, what it says, the environment, signals, the demo.
 
+#![allow(clippy::unwrap_used, reason = "in a test a failed unwrap is a failed test")]
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -217,25 +218,25 @@ fn a_live_user() -> (Running, Running, TcpStream, TcpStream) {
     let mut user = TcpStream::connect(forwarder.prints("established relay address: ")).unwrap();
     user.set_read_timeout(Some(PATIENCE)).unwrap();
     user.write_all(b"a").unwrap();
-    let (mut served, _) = service.accept().unwrap();
-    served.set_read_timeout(Some(PATIENCE)).unwrap();
-    served.read_exact(&mut [0]).unwrap();
-    served.write_all(b"b").unwrap();
+    let (mut dialled, _) = service.accept().unwrap();
+    dialled.set_read_timeout(Some(PATIENCE)).unwrap();
+    dialled.read_exact(&mut [0]).unwrap();
+    dialled.write_all(b"b").unwrap();
     user.read_exact(&mut [0]).unwrap();
-    (server, forwarder, user, served)
+    (server, forwarder, user, dialled)
 }
 
 #[test]
 fn a_live_user_finishes_before_the_end() {
     for end_server in [true, false] {
-        let (server, forwarder, mut user, mut served) = a_live_user();
+        let (server, forwarder, mut user, mut dialled) = a_live_user();
         let (ending, staying) = if end_server { (server, forwarder) } else { (forwarder, server) };
         ending.signal("-TERM");
         ending.logs("live users may finish");
         user.write_all(b"c").unwrap();
-        served.read_exact(&mut [0]).unwrap();
-        served.write_all(b"last").unwrap();
-        drop((served, user.shutdown(std::net::Shutdown::Write)));
+        dialled.read_exact(&mut [0]).unwrap();
+        dialled.write_all(b"last").unwrap();
+        drop((dialled, user.shutdown(std::net::Shutdown::Write)));
         let mut rest = String::new();
         user.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "last");

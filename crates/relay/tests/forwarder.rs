@@ -1,5 +1,7 @@
 //! The forwarder beside our own server, in one process: what goes wrong costs no more than it must.
 
+#![allow(clippy::unwrap_used, reason = "in a test a failed unwrap is a failed test")]
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;

@@ -5,6 +5,7 @@
 //! original's rules, byte by byte, and dies of a second word on a line, of an empty line and of
 //! `auth NAME`; one unknown word it never answers. What it knows it hands on, with all that follows.
 
+#![allow(clippy::unwrap_used, reason = "in a test a failed unwrap is a failed test")]
 #![cfg(unix)]
 
 mod support;
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{PATIENCE, Program, RELAY, User, established, relay, serve};
+use support::{PATIENCE, Program, RELAY, User, established, relay, serve, wait_for_port};
 
 #[derive(Default)]
 struct Gate {
@@ -25,13 +26,13 @@ struct Gate {
     heard: Vec<String>,
     /// The public ports that were given.
     given: Vec<u16>,
-    open: Vec<TcpStream>,
 }
 
 struct OldRelay {
     control: SocketAddr,
     gate: Arc<Mutex<Gate>>,
-    _server: Program,
+    port: u16,
+    server: Option<Program>,
 }
 
 impl OldRelay {
@@ -44,18 +45,20 @@ impl OldRelay {
         thread::spawn(move || {
             for client in listener.incoming() {
                 let (client, gate) = (client.unwrap(), inside.clone());
-                gate.lock().unwrap().open.push(client.try_clone().unwrap());
                 thread::spawn(move || greet(client, port, &gate));
             }
         });
-        Self { control, gate, _server: server }
+        Self { control, gate, port, server: Some(server) }
     }
 
-    /// Closes every connection to it, as if it had been restarted.
-    fn cut(&self) {
-        for client in self.gate.lock().unwrap().open.drain(..) {
-            let _ = client.shutdown(Shutdown::Both);
-        }
+    /// Ends, with every connection, and starts anew: it remembers nothing.
+    fn restart(&mut self) {
+        self.gate.lock().unwrap().given.clear();
+        // Two servers cannot have one port: the old one goes first.
+        drop(self.server.take());
+        let listen = format!("127.0.0.1:{}", self.port);
+        self.server = Some(Program::start(RELAY, ["server", "--open", "--listen", &listen]));
+        wait_for_port(self.port);
     }
 
     fn is_alive(&self) {
@@ -77,7 +80,7 @@ fn greet(mut client: TcpStream, port: u16, gate: &Mutex<Gate>) -> io::Result<()>
         "pool" | "event" => {
             let id = word(&mut client, gate)?;
             exchange += if id == "new" { "new\n" } else { "ID\n" };
-            lines += &format!("{id}\n");
+            lines = format!("{protocol}\n{id}\n");
         }
         // Neither an answer nor a close.
         _ => loop {
@@ -126,7 +129,7 @@ fn line(from: &mut TcpStream) -> io::Result<String> {
 
 /// Users are served, also after the relay was gone for a moment, and nothing kills it.
 fn works_with_it(forwarder: impl FnOnce(&OldRelay, SocketAddr) -> Program, opening: &str, carrying: Option<&str>) {
-    let relay = OldRelay::start();
+    let mut relay = OldRelay::start();
     let service = serve();
     let mut forwarder = forwarder(&relay, service);
     let public = established(&forwarder);
@@ -144,13 +147,13 @@ fn works_with_it(forwarder: impl FnOnce(&OldRelay, SocketAddr) -> Program, openi
         assert!(relay.heard(carrying) >= 20);
     }
 
-    relay.cut();
+    relay.restart();
     let started = Instant::now();
     let public = loop {
         assert!(started.elapsed() < PATIENCE, "it does not come back");
         forwarder.assert_runs();
         let given = relay.gate.lock().unwrap().given.clone();
-        if let [_, .., last] = given[..] {
+        if let [.., last] = given[..] {
             break SocketAddr::from(([127, 0, 0, 1], last));
         }
         thread::sleep(Duration::from_millis(10));
