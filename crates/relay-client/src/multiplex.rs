@@ -17,7 +17,7 @@ impl MultiplexTunnel {
 
     pub(crate) async fn serve(self, users: &Users) -> Option<Lost> {
         let link = self.link;
-        let lost = loop {
+        let cause = loop {
             tokio::select! {
                 biased;
                 () = users.closed() => {
@@ -26,15 +26,13 @@ impl MultiplexTunnel {
                 }
                 stream = link.accept() => match stream {
                     Some(stream) => users.deliver(Connection::from_stream(stream, users.live.token())).await,
-                    None => {
-                        return Some(match link.ended().await {
-                            Ended::PeerClosed => Lost::Closed,
-                            ended => Lost::Link(ended.to_string().into()),
-                        });
-                    }
+                    None => return Some(lost(&link.ended().await)),
                 },
                 // Looked at last: what the relay had opened before it said so has been accepted.
-                () = link.refusing() => break Some(Lost::GoAway),
+                ended = link.refusing() => match ended {
+                    Some(ended) => return Some(lost(&ended)),
+                    None => break Some(Lost::GoAway),
+                },
             }
         };
         // Nobody new will come. The link lives on for those who are there, and a listener that closes
@@ -45,6 +43,13 @@ impl MultiplexTunnel {
             link.ended().await;
             drop(live);
         });
-        lost
+        cause
+    }
+}
+
+fn lost(ended: &Ended) -> Lost {
+    match ended {
+        Ended::PeerClosed => Lost::Closed,
+        ended => Lost::Link(ended.to_string().into()),
     }
 }

@@ -92,24 +92,23 @@ impl Shared {
     /// Writes payload to the stream's socket, and queues what the socket does not take.
     fn deliver(&self, id: StreamId, slot: &Slot, bytes: &[u8], now: Instant) {
         let mut evicted: Vec<Arc<Slot>> = Vec::new();
-        {
-            let mut inbox = slot.inbox();
-            let taken = inbox.write_through(bytes);
-            inbox.queue(&bytes[taken..]);
-            let mut state = self.state();
-            state.session.delivered(id, taken, now);
-            state.session.queued(id, bytes.len() - taken, now);
-            while let Some(id) = state.session.overflowed() {
-                evicted.extend(state.slots.remove(&id));
-            }
-            drop(state);
-            drop(inbox);
-            if taken > 0 {
-                slot.count_delivered(taken);
-            }
-            if taken < bytes.len() {
-                slot.wake_down();
-            }
+        let mut inbox = slot.inbox();
+        let Some(taken) = inbox.write_through(bytes) else {
+            // The stream's task resets it.
+            return slot.wake_down();
+        };
+        let rest = &bytes[taken..];
+        inbox.queue(rest);
+        let mut state = self.state();
+        state.session.delivered(id, taken, now);
+        state.session.queued(id, rest.len(), now);
+        while let Some(id) = state.session.overflowed() {
+            evicted.extend(state.slots.remove(&id));
+        }
+        drop((state, inbox));
+        slot.count_delivered(taken);
+        if !rest.is_empty() {
+            slot.wake_down();
         }
         for slot in evicted {
             slot.end(Cause::Stream(StreamEnd::Stalled));

@@ -82,7 +82,7 @@ impl std::error::Error for OpenError {}
 
 /// A multiplexed link. Cheap to clone; it lives until one side ends it, also without a clone.
 #[derive(Clone)]
-pub struct Link(Arc<Shared>);
+pub struct Link(pub(super) Arc<Shared>);
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,7 +96,18 @@ enum Phase {
     Open,
     /// The peer takes no new streams.
     Refusing,
+    /// Nothing moves any more; the last words may still be on their way.
     Ended(Ended),
+    Closed(Ended),
+}
+
+impl Phase {
+    fn why_ended(&self) -> Option<Ended> {
+        match self {
+            Self::Open | Self::Refusing => None,
+            Self::Ended(why) | Self::Closed(why) => Some(why.clone()),
+        }
+    }
 }
 
 pub(super) struct Shared {
@@ -160,7 +171,7 @@ impl Link {
         let permit = shared.unacknowledged.clone().acquire_owned().await;
         let slot = {
             let mut state = shared.state();
-            let permit = permit.map_err(|_| OpenError::Ended(shared.ended_now()))?;
+            let permit = permit.map_err(|_| OpenError::Ended(shared.why_ended()))?;
             let id = state.session.open(Instant::now()).map_err(|error| match error {
                 yamux::OpenError::Full => OpenError::Full,
                 yamux::OpenError::Refused => OpenError::Refused,
@@ -194,15 +205,18 @@ impl Link {
         }
     }
 
-    /// Waits for the end of the link and says why. Cancel safe.
+    /// Waits until the link is closed and says why. Its streams end before, when it is lost: what is left
+    /// then is to let the peer read our last words, for at most 2 s. Cancel safe.
     pub async fn ended(&self) -> Ended {
-        self.0.wait(|phase| matches!(phase, Phase::Ended(_))).await;
-        self.0.ended_now()
+        self.0.wait(|phase| matches!(phase, Phase::Closed(_))).await;
+        self.0.why_ended()
     }
 
-    /// Waits until the peer takes no new streams, or the link has ended. Cancel safe.
-    pub async fn refusing(&self) {
+    /// Waits until the peer takes no new streams; gives why, if that is because the link has ended. Cancel
+    /// safe.
+    pub async fn refusing(&self) -> Option<Ended> {
         self.0.wait(|phase| !matches!(phase, Phase::Open)).await;
+        self.0.phase.borrow().why_ended()
     }
 
     /// Tells the peer that we take no new streams (GoAway 0). Those that live go on.
@@ -211,10 +225,18 @@ impl Link {
         self.0.flush();
     }
 
-    /// Ends the link after its last stream: then GoAway 0, unless it was sent before, and a close. Until
-    /// then the peer may open streams, unless [`go_away`](Self::go_away) was called.
+    /// Ends the link after its last stream: then GoAway 0, unless it was sent before, and a close. Streams
+    /// that nobody has [accepted](Self::accept) are reset. The peer may open others until then, which only
+    /// [`go_away`](Self::go_away) forbids.
     pub fn finish(&self) {
-        self.0.state().finishing = true;
+        let accepted = {
+            let mut state = self.0.state();
+            state.finishing = true;
+            std::mem::take(&mut state.accepted)
+        };
+        for slot in accepted {
+            drop(Stream::new(self.0.clone(), slot));
+        }
         self.0.flush();
     }
 
@@ -237,19 +259,19 @@ impl Shared {
 
     /// Ends the link, for the first reason given: users are reset, openers and acceptors told.
     pub(super) fn end(&self, why: Ended) {
-        let (slots, all_written) = {
+        let (slots, unwritten) = {
             let mut state = self.state();
             if std::mem::replace(&mut state.over, true) {
                 return;
             }
             state.accepted.clear();
-            (std::mem::take(&mut state.slots), state.output.is_empty())
+            (std::mem::take(&mut state.slots), state.output.unwritten())
         };
         self.phase.send_replace(Phase::Ended(why));
         self.unacknowledged.close();
-        for slot in slots.into_values() {
+        for (id, slot) in slots {
             // A stream that had come to its end on the link has only to be delivered.
-            if !(all_written && slot.is_complete()) {
+            if !slot.is_complete() || unwritten.contains(&id.get()) {
                 slot.end(Cause::LinkLost);
             }
         }
@@ -257,11 +279,9 @@ impl Shared {
         self.blocked.notify_one();
     }
 
-    fn ended_now(&self) -> Ended {
-        match &*self.phase.borrow() {
-            Phase::Ended(why) => why.clone(),
-            Phase::Open | Phase::Refusing => Ended::Aborted,
-        }
+    /// Why the link has ended; only to be asked when it has.
+    fn why_ended(&self) -> Ended {
+        self.phase.borrow().why_ended().unwrap_or(Ended::Aborted)
     }
 
     async fn wait(&self, reached: impl FnMut(&Phase) -> bool) {
@@ -316,16 +336,17 @@ async fn read(shared: Arc<Shared>, early: Vec<u8>) {
         Err(why) => why,
     };
     let linger = matches!(why, Ended::Finished | Ended::Session(_));
-    shared.end(why);
+    shared.end(why.clone());
     if linger {
         let _ = time::timeout(LINGER, close(&shared)).await;
     }
     // Handles to the link may live on, and with them the socket.
     let _ = SockRef::from(&shared.wire).shutdown(Shutdown::Both);
+    shared.phase.send_replace(Phase::Closed(why));
 }
 
 async fn read_on(shared: &Shared) -> Ended {
-    let mut ended = std::pin::pin!(shared.wait(|phase| matches!(phase, Phase::Ended(_))));
+    let mut ended = std::pin::pin!(shared.wait(|phase| phase.why_ended().is_some()));
     let mut timer = std::pin::pin!(time::sleep(Duration::ZERO));
     loop {
         tokio::select! {
@@ -352,7 +373,7 @@ async fn read_on(shared: &Shared) -> Ended {
                 let due = due.unwrap_or_else(|| Instant::now() + LINGER);
                 timer.as_mut().reset(time::Instant::from_std(due).max(time::Instant::now() + TICK));
             }
-            () = &mut ended => return shared.ended_now(),
+            () = &mut ended => return shared.why_ended(),
         }
     }
 }
@@ -382,6 +403,6 @@ async fn write(shared: Arc<Shared>) {
         if shared.state().is_over() || shared.wire.writable().await.is_err() {
             return;
         }
-        shared.flush();
+        shared.flush_after_wait();
     }
 }

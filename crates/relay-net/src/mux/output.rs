@@ -1,7 +1,7 @@
 //! From the streams' sockets to the link.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::MutexGuard;
 use std::time::Instant;
@@ -22,21 +22,54 @@ thread_local! {
     static FRAMES: RefCell<Batch> = RefCell::new(Batch::new());
 }
 
-/// What was made and the link did not take. Never more than one batch: while anything stands here,
-/// nothing is read from a source.
+/// Frames without payload that may wait for the link. Beyond it the session keeps them, and counts them.
+const MAX_CONTROL_WAITING: usize = 1024;
+
+/// What was made and the link did not take: at most a batch, [`MAX_CONTROL_WAITING`] frames without payload
+/// and those that the batch before had left. While anything stands here, nothing is read from a source.
 #[derive(Default)]
 pub(super) struct Output {
     /// Some task is writing for all.
     busy: bool,
-    /// The rest of a frame of which the link took a part.
-    begun: Vec<u8>,
-    /// Frames behind it. What must go ahead of data overtakes them, a reset drops those of its stream.
+    /// The link took less than it was given: only its writer tries again, once there is room.
+    full: bool,
+    /// The rest of a frame of which the link took a part, and its stream.
+    begun: (u32, Vec<u8>),
+    /// Frames behind it, with their streams. What must go ahead of data overtakes them, a reset drops
+    /// those of its stream.
     waiting: VecDeque<(u32, Box<[u8]>)>,
+    /// How many of those that wait have no payload.
+    control_waiting: usize,
 }
 
 impl Output {
-    pub(super) fn is_empty(&self) -> bool {
-        self.begun.is_empty() && self.waiting.is_empty()
+    /// The streams of which something was made and not written.
+    pub(super) fn unwritten(&self) -> HashSet<u32> {
+        let begun = Some(self.begun.0).filter(|_| !self.begun.1.is_empty());
+        self.waiting.iter().map(|(stream, _)| *stream).chain(begun).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn pop_waiting(&mut self) -> Option<(u32, Box<[u8]>)> {
+        let (stream, frame) = self.waiting.pop_front()?;
+        self.control_waiting -= usize::from(frame.len() == HEADER_LEN);
+        Some((stream, frame))
+    }
+
+    /// Puts `frame` ahead of those that wait.
+    fn wait_first(&mut self, stream: u32, frame: Box<[u8]>) {
+        self.control_waiting += usize::from(frame.len() == HEADER_LEN);
+        self.waiting.push_front((stream, frame));
+    }
+
+    /// Drops what waits of a stream that is reset.
+    fn drop_waiting(&mut self, stream: u32) {
+        self.waiting.retain(|(of, _)| *of != stream);
+        self.control_waiting = self.waiting.iter().filter(|(_, frame)| frame.len() == HEADER_LEN).count();
     }
 }
 
@@ -46,7 +79,7 @@ enum Written {
     /// The link is full, or has had its share.
     Blocked,
     Failed(io::ErrorKind),
-    /// Somebody else is writing and takes what is there along.
+    /// Somebody else is writing and takes what is there along, or waits for room and will.
     Busy,
 }
 
@@ -60,9 +93,21 @@ impl Shared {
     /// Writes what there is to write, as far as the link takes it. Never waits.
     pub(super) fn flush(&self) {
         let state = self.state();
-        if state.is_over() {
-            return;
+        if !state.is_over() && !state.output.full {
+            self.flush_now(state);
         }
+    }
+
+    /// There is room again: writes as [`flush`](Self::flush) does.
+    pub(super) fn flush_after_wait(&self) {
+        let mut state = self.state();
+        if !state.is_over() {
+            state.output.full = false;
+            self.flush_now(state);
+        }
+    }
+
+    fn flush_now(&self, state: MutexGuard<'_, State>) {
         match self.write_all(state) {
             Written::All => {
                 let mut state = self.state();
@@ -100,7 +145,8 @@ impl Shared {
         FRAMES.with_borrow_mut(|batch| {
             let mut total = 0;
             loop {
-                batch.begin(&std::mem::take(&mut state.output.begun));
+                let (stream, begun) = std::mem::take(&mut state.output.begun);
+                batch.begin(stream, &begun);
                 state = self.gather(state, batch);
                 if batch.is_empty() {
                     state.output.busy = false;
@@ -121,6 +167,7 @@ impl Shared {
                 let limit = state.pace.frame_limit();
                 state.session.set_frame_limit(limit);
                 total += taken;
+                state.output.full = full;
                 if full {
                     batch.keep_from(taken, &mut state.output);
                 }
@@ -136,14 +183,15 @@ impl Shared {
     fn gather<'a>(&'a self, mut state: MutexGuard<'a, State>, batch: &mut Batch) -> MutexGuard<'a, State> {
         let now = Instant::now();
         while batch.bytes().len() < BATCH {
-            if let Some(header) = state.session.poll_control(now) {
+            let may_overtake = state.output.control_waiting < MAX_CONTROL_WAITING;
+            if let Some(header) = may_overtake.then(|| state.session.poll_control(now)).flatten() {
                 if header.flags.has(Flags::RST) {
-                    state.output.waiting.retain(|(id, _)| *id != header.stream);
+                    state.output.drop_waiting(header.stream);
                 }
                 batch.push(header.stream, &header.encode());
                 continue;
             }
-            if let Some((id, frame)) = state.output.waiting.pop_front() {
+            if let Some((id, frame)) = state.output.pop_waiting() {
                 batch.push(id, &frame);
                 continue;
             }
@@ -196,8 +244,8 @@ fn write(shared: &Shared, bytes: &[u8]) -> Result<usize, io::ErrorKind> {
 struct Batch {
     buffer: Vec<u8>,
     len: usize,
-    /// The length of the rest of a frame that was begun before.
-    begun: usize,
+    /// The stream and the length of the rest of a frame that was begun before.
+    begun: (u32, usize),
     frames: Vec<(u32, usize)>,
 }
 
@@ -205,12 +253,12 @@ impl Batch {
     /// With room for the largest frame behind a batch that is almost full.
     fn new() -> Self {
         let room = BATCH + 2 * HEADER_LEN + 2 * FRAME_LARGEST as usize;
-        Self { buffer: vec![0; room], len: 0, begun: 0, frames: Vec::new() }
+        Self { buffer: vec![0; room], len: 0, begun: (0, 0), frames: Vec::new() }
     }
 
-    fn begin(&mut self, begun: &[u8]) {
+    fn begin(&mut self, stream: u32, begun: &[u8]) {
         self.frames.clear();
-        self.begun = begun.len();
+        self.begun = (stream, begun.len());
         self.len = begun.len();
         self.buffer[..begun.len()].copy_from_slice(begun);
     }
@@ -244,22 +292,22 @@ impl Batch {
 
     /// Keeps what stands from `taken` on.
     fn keep_from(&self, taken: usize, output: &mut Output) {
-        let mut start = self.begun;
+        let (stream, mut start) = self.begun;
         if taken < start {
-            output.begun = self.buffer[taken..start].to_vec();
+            output.begun = (stream, self.buffer[taken..start].to_vec());
         }
         let mut kept = Vec::new();
         for &(stream, end) in &self.frames {
             if taken <= start {
                 kept.push((stream, self.buffer[start..end].into()));
             } else if taken < end {
-                output.begun = self.buffer[taken..end].to_vec();
+                output.begun = (stream, self.buffer[taken..end].to_vec());
             }
             start = end;
         }
         // What waits behind this batch already came later.
-        for frame in kept.into_iter().rev() {
-            output.waiting.push_front(frame);
+        for (stream, frame) in kept.into_iter().rev() {
+            output.wait_first(stream, frame);
         }
     }
 }
@@ -268,13 +316,15 @@ impl Batch {
 mod tests {
     use super::*;
 
-    fn kept(taken: usize) -> (Vec<u8>, Vec<(u32, Vec<u8>)>) {
+    type Kept = ((u32, Vec<u8>), Vec<(u32, Vec<u8>)>);
+
+    fn kept(taken: usize) -> Kept {
         let mut batch = Batch::new();
-        batch.begin(b"rest");
+        batch.begin(9, b"rest");
         batch.push(1, b"first");
         batch.push(2, b"second");
         let mut output = Output::default();
-        output.waiting.push_back((3, b"third".as_slice().into()));
+        output.wait_first(3, b"third".as_slice().into());
         batch.keep_from(taken, &mut output);
         (output.begun, output.waiting.into_iter().map(|(id, frame)| (id, frame.into_vec())).collect())
     }
@@ -283,12 +333,12 @@ mod tests {
     fn a_frame_that_was_begun_is_finished_first_and_the_others_stay_whole() {
         let frame = |id, bytes: &[u8]| (id, bytes.to_vec());
         let all = || vec![frame(1, b"first"), frame(2, b"second"), frame(3, b"third")];
-        assert_eq!(kept(0), (b"rest".to_vec(), all()));
-        assert_eq!(kept(3), (b"t".to_vec(), all()));
-        assert_eq!(kept(4), (vec![], all()));
-        assert_eq!(kept(5), (b"irst".to_vec(), all()[1..].to_vec()));
-        assert_eq!(kept(9), (vec![], all()[1..].to_vec()));
-        assert_eq!(kept(14), (b"d".to_vec(), all()[2..].to_vec()));
-        assert_eq!(kept(15), (vec![], all()[2..].to_vec()));
+        assert_eq!(kept(0), (frame(9, b"rest"), all()));
+        assert_eq!(kept(3), (frame(9, b"t"), all()));
+        assert_eq!(kept(4), (frame(0, b""), all()));
+        assert_eq!(kept(5), (frame(1, b"irst"), all()[1..].to_vec()));
+        assert_eq!(kept(9), (frame(0, b""), all()[1..].to_vec()));
+        assert_eq!(kept(14), (frame(2, b"d"), all()[2..].to_vec()));
+        assert_eq!(kept(15), (frame(0, b""), all()[2..].to_vec()));
     }
 }

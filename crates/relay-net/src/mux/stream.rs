@@ -178,12 +178,21 @@ impl Slot {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// Whether the socket has failed. Whoever meets its error first is the only one to see it: to the
+    /// others it then looks as if its party had finished.
+    fn failure(&self) -> Option<io::ErrorKind> {
+        self.inbox().failed
+    }
+
     /// Reads from the socket for the link. Unless it gives bytes, the stream's task is told what to do.
     pub(super) fn read_source(&self, buffer: &mut [u8]) -> Read {
         let Some(socket) = self.socket.get() else { return Read::Nothing };
         let (read, source) = loop {
             break match socket.try_read(buffer) {
-                Ok(0) => (Read::End, Source::Ended),
+                Ok(0) => match self.failure() {
+                    None => (Read::End, Source::Ended),
+                    Some(kind) => (Read::Nothing, Source::Failed(kind)),
+                },
                 Ok(read) => return Read::Bytes(read),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => (Read::Nothing, Source::Drained),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -201,13 +210,13 @@ impl Slot {
 }
 
 impl Inbox {
-    /// Writes what the socket takes at once, unless other bytes stand before. Gives how many need not be
-    /// queued: all, when there is nobody left to have them.
-    pub(super) fn write_through(&mut self, bytes: &[u8]) -> usize {
+    /// Writes what the socket takes at once, unless other bytes stand before. Gives how much that was;
+    /// `None` when there is nobody left to have them.
+    pub(super) fn write_through(&mut self, bytes: &[u8]) -> Option<usize> {
         if self.cause.is_some() || self.failed.is_some() {
-            return bytes.len();
+            return None;
         }
-        let Some(socket) = self.socket.as_ref().filter(|_| self.queue.is_empty()) else { return 0 };
+        let Some(socket) = self.socket.as_ref().filter(|_| self.queue.is_empty()) else { return Some(0) };
         let mut written = 0;
         while written < bytes.len() {
             match socket.try_write(&bytes[written..]) {
@@ -216,11 +225,11 @@ impl Inbox {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     self.failed = Some(error.kind());
-                    return bytes.len();
+                    return None;
                 }
             }
         }
-        written
+        Some(written)
     }
 
     pub(super) fn queue(&mut self, bytes: &[u8]) {
@@ -333,7 +342,7 @@ impl Stream {
                 result?;
                 tokio::select! {
                     result = down => result,
-                    failure = failed(socket) => Err(failure),
+                    failure = self.failed(socket) => Err(failure),
                     failure = self.idle(socket, idle) => Err(failure),
                 }
             }
@@ -364,7 +373,7 @@ impl Stream {
                     // but us would see that its party has gone.
                     Source::Asked => tokio::select! {
                         () = self.slot.up.notified() => {}
-                        failure = failed(socket) => return Err(failure),
+                        failure = self.failed(socket) => return Err(failure),
                     },
                 }
             }
@@ -411,6 +420,19 @@ impl Stream {
         }
     }
 
+    /// Waits until the socket's party has aborted. Only for a socket that nobody reads: who reads it finds
+    /// out by itself, after the bytes that came before.
+    async fn failed(&self, socket: &Socket) -> Failure {
+        let ready = socket.ready(Interest::ERROR).await;
+        let mut inbox = self.slot.inbox();
+        let kind = match inbox.failed {
+            Some(kind) => kind,
+            None => ready.err().unwrap_or_else(|| socket.failure()).kind(),
+        };
+        inbox.failed = Some(kind);
+        Failure::Socket(kind)
+    }
+
     /// Waits until nothing has moved for `idle`, to within a quarter of it.
     async fn idle(&self, socket: &Socket, idle: Duration) -> Failure {
         let mut seen = self.slot.moved();
@@ -430,15 +452,6 @@ impl Failure {
     #[allow(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
     fn socket(error: io::Error) -> Self {
         Self::Socket(error.kind())
-    }
-}
-
-/// Waits until the socket's party has aborted. Only for a socket that nobody reads: who reads it finds
-/// out by itself, after the bytes that came before.
-async fn failed(socket: &Socket) -> Failure {
-    match socket.ready(Interest::ERROR).await {
-        Ok(_) => Failure::socket(socket.failure()),
-        Err(error) => Failure::socket(error),
     }
 }
 

@@ -184,7 +184,7 @@ async fn a_link_finishes_after_its_last_stream() {
     let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
     path.forwarder.go_away();
     path.forwarder.finish();
-    timeout(PATIENCE, path.relay.refusing()).await.expect("GoAway did not arrive");
+    assert_eq!(timeout(PATIENCE, path.relay.refusing()).await.expect("GoAway did not arrive"), None);
     assert!(path.relay.open().await.is_err());
     exchange(user, service, 1_000_000).await;
     assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
@@ -257,4 +257,111 @@ async fn users_wait_their_turn_while_streams_lack_an_ack() {
     assert!(timeout(Duration::from_millis(50), &mut fourth).await.is_err());
     drop(second);
     timeout(PATIENCE, fourth).await.expect("still waiting").unwrap();
+}
+
+/// Whether the reader of a socket or its writer meets a reset first must not matter: for the other it looks
+/// like an end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abort_amid_bytes_is_never_a_clean_end() {
+    let path = Path::new(Config::default()).await;
+    for round in 0..200 {
+        let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        let (mut aborts, mut other) = if round % 2 == 0 { (user, service) } else { (service, user) };
+        let chunk = vec![1; 10_000];
+        let flood = async {
+            loop {
+                // Written without a wait in between, so that bytes meet the reset wherever it is.
+                match other.try_write(&chunk) {
+                    Err(error) if error.kind() != ErrorKind::WouldBlock => break,
+                    _ => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let abort = async {
+            aborts.read_exact(&mut vec![0; 50_000]).await.unwrap();
+            aborts.set_zero_linger().unwrap();
+            drop(aborts);
+        };
+        timeout(PATIENCE, async { tokio::join!(flood, abort) }).await.expect("the abort was not passed on");
+        // The flood may have taken the error; what it must not have left is a clean end.
+        let (at_relay, at_forwarder) = timeout(PATIENCE, pipes).await.unwrap().unwrap();
+        assert!(at_relay != End::Done && at_forwarder != End::Done, "round {round}: {at_relay:?}, {at_forwarder:?}");
+        let _ = other.read(&mut [0]).await;
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_a_peer_that_never_reads_is_bounded() {
+    let (near, mut far) = pair().await;
+    let link = Link::start(Role::Forwarder, near, vec![], Config::default());
+    // Each ping would have a pong, each opening with too much credit a reset.
+    let mut flood = Vec::new();
+    for id in 0..20_000_u32 {
+        flood.extend_from_slice(&[0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        flood.extend_from_slice(&[0, 1, 0, 1]);
+        flood.extend_from_slice(&(2 * id + 1).to_be_bytes());
+        flood.extend_from_slice(&u32::MAX.to_be_bytes());
+    }
+    let mut most = 0;
+    for _ in 0..20 {
+        if far.write_all(&flood).await.is_err() {
+            break;
+        }
+        most = most.max(link.0.state().output.waiting());
+    }
+    assert!(most < 10_000, "{most} frames wait");
+}
+
+#[tokio::test]
+async fn streams_that_nobody_took_do_not_keep_a_link_that_finishes() {
+    let (near, mut far) = pair().await;
+    let link = Link::start(Role::Forwarder, near, vec![], Config::default());
+    far.write_all(&[0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0]).await.unwrap();
+    let mut ack = [0; 12];
+    far.read_exact(&mut ack).await.unwrap();
+    assert_eq!(ack, [0, 1, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0]);
+    link.go_away();
+    link.finish();
+    assert_eq!(timeout(PATIENCE, link.ended()).await.unwrap(), Ended::Finished);
+    let mut rest = Vec::new();
+    far.read_to_end(&mut rest).await.unwrap();
+    let (go_away, reset) = ([0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0]);
+    assert_eq!(rest, [go_away, reset].concat());
+}
+
+/// One stream has come to its end on the link, another has bytes that the link does not take.
+#[tokio::test]
+async fn a_complete_stream_is_delivered_although_the_link_is_lost() {
+    let (near, mut far) = pair().await;
+    let link = Link::start(Role::Relay, near, vec![], Config::default());
+    let (mut user, at_relay) = pair().await;
+    let complete = link.open().await.unwrap();
+    let pipe = tokio::spawn(async move {
+        complete.pipe(Socket::from(at_relay), Side::User, &Moved::default(), HALF_CLOSED_IDLE).await
+    });
+    user.shutdown().await.unwrap();
+    let mut frames = [0; 24];
+    far.read_exact(&mut frames).await.unwrap();
+    assert_eq!(frames[12..], [0, 1, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0], "the user's end");
+    // Another user fills the link, which is granted more credit than it can take.
+    let (other, at_relay) = pair().await;
+    let blocked = link.open().await.unwrap();
+    tokio::spawn(
+        async move { blocked.pipe(Socket::from(at_relay), Side::User, &Moved::default(), HALF_CLOSED_IDLE).await },
+    );
+    far.write_all(&[0, 1, 0, 2, 0, 0, 0, 3, 0x7f, 0, 0, 0]).await.unwrap();
+    let chunk = vec![0; 65536];
+    while timeout(Duration::from_millis(300), other.writable()).await.is_ok() {
+        let _ = other.try_write(&chunk);
+    }
+    // More than the user's socket takes at once, then the end of the stream, then the end of the link.
+    let body = pattern(262_144, 3);
+    far.write_all(&[0, 0, 0, 4, 0, 0, 0, 1, 0, 4, 0, 0]).await.unwrap();
+    far.write_all(&body).await.unwrap();
+    far.shutdown().await.unwrap();
+    timeout(PATIENCE, link.ended()).await.unwrap();
+    let mut got = Vec::new();
+    timeout(PATIENCE, user.read_to_end(&mut got)).await.unwrap().unwrap();
+    assert!(got == body);
+    assert_eq!(pipe.await.unwrap(), End::Done);
 }

@@ -25,7 +25,7 @@ pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, socket: TcpSt
                 Ok(place) => drop(tunnel.relay.tasks.spawn(serve_user(tunnel.clone(), link.clone(), user, address, place))),
                 Err(_) => tunnel.refused(user, address, "too many users wait for a stream"),
             },
-            () = link.refusing() => break,
+            _ = link.refusing() => break,
             () = tunnel.over.cancelled() => break,
         }
     }
