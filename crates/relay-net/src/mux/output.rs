@@ -22,7 +22,8 @@ thread_local! {
     static FRAMES: RefCell<Batch> = RefCell::new(Batch::new());
 }
 
-/// Frames without payload that may wait for the link. Beyond it the session keeps them, and counts them.
+/// Frames without payload that go ahead of data in one write, and that may wait for the link. Beyond it the
+/// session keeps them, and counts them.
 const MAX_CONTROL_WAITING: usize = 1024;
 
 /// What was made and the link did not take: at most a batch, [`MAX_CONTROL_WAITING`] frames without payload
@@ -183,7 +184,7 @@ impl Shared {
     fn gather<'a>(&'a self, mut state: MutexGuard<'a, State>, batch: &mut Batch) -> MutexGuard<'a, State> {
         let now = Instant::now();
         while batch.bytes().len() < BATCH {
-            let may_overtake = state.output.control_waiting < MAX_CONTROL_WAITING;
+            let may_overtake = batch.frames.len().max(state.output.control_waiting) < MAX_CONTROL_WAITING;
             if let Some(header) = may_overtake.then(|| state.session.poll_control(now)).flatten() {
                 if header.flags.has(Flags::RST) {
                     state.output.drop_waiting(header.stream);
