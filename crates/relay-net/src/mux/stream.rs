@@ -457,7 +457,6 @@ impl Failure {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.slot.acknowledge();
         let mut state = self.shared.state();
         // The id may have been given to another stream by now.
         if state.slots.get(&self.slot.id).is_some_and(|slot| Arc::ptr_eq(slot, &self.slot)) {
@@ -467,6 +466,8 @@ impl Drop for Stream {
             }
         }
         drop(state);
+        // Only now does the session, too, have room for another.
+        self.slot.acknowledge();
         self.shared.flush();
     }
 }

@@ -334,10 +334,10 @@ async fn streams_that_nobody_took_do_not_keep_a_link_that_finishes() {
     link.go_away();
     link.finish();
     assert_eq!(timeout(PATIENCE, link.ended()).await.unwrap(), Ended::Finished);
-    let mut rest = Vec::new();
-    far.read_to_end(&mut rest).await.unwrap();
+    let mut last_words = Vec::new();
+    far.read_to_end(&mut last_words).await.unwrap();
     let (go_away, reset) = ([0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0]);
-    assert_eq!(rest, [go_away, reset].concat());
+    assert_eq!(last_words, [go_away, reset].concat());
 }
 
 /// One stream has come to its end on the link, another has bytes that the link does not take.
@@ -345,12 +345,12 @@ async fn streams_that_nobody_took_do_not_keep_a_link_that_finishes() {
 async fn a_complete_stream_is_delivered_although_the_link_is_lost() {
     let (near, mut far) = pair().await;
     let link = Link::start(Role::Relay, near, vec![], Config::default());
-    let (mut user, at_relay) = pair().await;
+    let (mut reader, at_relay) = pair().await;
     let first = link.open().await.unwrap();
-    let pipe = tokio::spawn(async move {
+    let carried = tokio::spawn(async move {
         first.pipe(Socket::from(at_relay), Side::User, &Moved::default(), HALF_CLOSED_IDLE).await
     });
-    user.shutdown().await.unwrap();
+    reader.shutdown().await.unwrap();
     let mut frames = [0; 24];
     far.read_exact(&mut frames).await.unwrap();
     assert_eq!(frames[12..], [0, 1, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0], "the user's end");
@@ -372,7 +372,7 @@ async fn a_complete_stream_is_delivered_although_the_link_is_lost() {
     far.shutdown().await.unwrap();
     timeout(PATIENCE, link.ended()).await.unwrap();
     let mut got = Vec::new();
-    timeout(PATIENCE, user.read_to_end(&mut got)).await.unwrap().unwrap();
+    timeout(PATIENCE, reader.read_to_end(&mut got)).await.unwrap().unwrap();
     assert!(got == body);
-    assert_eq!(pipe.await.unwrap(), End::Done);
+    assert_eq!(carried.await.unwrap(), End::Done);
 }
