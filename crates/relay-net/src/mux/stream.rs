@@ -89,7 +89,7 @@ pub(super) struct Inbox {
 /// What was found when the socket was last read for the link.
 #[derive(Clone, Copy)]
 enum Source {
-    /// Nothing yet: it is the link's turn.
+    /// It has something, and it is the link's turn.
     Asked,
     Drained,
     Ended,
@@ -116,7 +116,7 @@ impl Slot {
             permit: Mutex::new(permit),
             socket: OnceLock::new(),
             inbox: Mutex::new(inbox),
-            source: Mutex::new(Source::Asked),
+            source: Mutex::new(Source::Drained),
             finished_sending: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             up: Notify::new(),
@@ -202,6 +202,11 @@ impl Slot {
         *lock(&self.source) = source;
         self.up.notify_one();
         read
+    }
+
+    /// Whether bytes wait, for the link or for the socket.
+    fn holds(&self) -> bool {
+        matches!(*lock(&self.source), Source::Asked) || !self.inbox().queue.is_empty()
     }
 
     fn moved(&self) -> (u64, u64) {
@@ -433,14 +438,15 @@ impl Stream {
         Failure::Socket(kind)
     }
 
-    /// Waits until nothing has moved for `idle`, to within a quarter of it.
+    /// Waits until nothing has moved for `idle`, to within a quarter of it. What waits for a party that has
+    /// paused counts as moving.
     async fn idle(&self, socket: &Socket, idle: Duration) -> Failure {
         let mut seen = self.slot.moved();
         let mut since = time::Instant::now();
         while since.elapsed() < idle {
             time::sleep(idle / 4).await;
             let moved = self.slot.moved();
-            if moved != seen || socket.unsent() > 0 {
+            if moved != seen || socket.unsent() > 0 || self.slot.holds() {
                 (seen, since) = (moved, time::Instant::now());
             }
         }

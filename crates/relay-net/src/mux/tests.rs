@@ -376,3 +376,28 @@ async fn a_complete_stream_is_delivered_although_the_link_is_lost() {
     assert!(got == body);
     assert_eq!(carried.await.unwrap(), End::Done);
 }
+
+/// Longer than a half-closed stream may be silent, with bytes in the kernel's buffers, in the queue and at
+/// the service; the service has sent its end by then, or cannot yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_who_pauses_loses_nothing() {
+    const IDLE: Duration = Duration::from_millis(200);
+    let path = Path::new(Config::default()).await;
+    for len in [300_000, 3_000_000, 20_000_000] {
+        let (mut user, mut service, pipes) = path.connect(IDLE).await;
+        user.shutdown().await.unwrap();
+        let body = pattern(len, 9);
+        let sent = body.clone();
+        let sender = tokio::spawn(async move {
+            service.write_all(&sent).await.unwrap();
+            service.shutdown().await.unwrap();
+            service
+        });
+        tokio::time::sleep(5 * IDLE).await;
+        let mut got = Vec::new();
+        timeout(PATIENCE, user.read_to_end(&mut got)).await.unwrap().unwrap();
+        assert!(got == body, "{} of {len} bytes", got.len());
+        drop(sender.await.unwrap());
+        assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+    }
+}
