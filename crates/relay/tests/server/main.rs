@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a failed unwrap is a failed test")]
 
+mod bad_links;
 mod ending;
 mod event;
 mod handshake;

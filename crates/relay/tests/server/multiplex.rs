@@ -4,32 +4,32 @@ use relay::Limits;
 
 use crate::support::{Peer, Relay, SHORT, freed, user, within};
 
-const DATA: u8 = 0;
-const WINDOW: u8 = 1;
-const PING: u8 = 2;
-const GO_AWAY: u8 = 3;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const WINDOW: u8 = 1;
+pub(crate) const PING: u8 = 2;
+pub(crate) const GO_AWAY: u8 = 3;
 
-const SYN: u16 = 1;
-const ACK: u16 = 2;
-const FIN: u16 = 4;
-const RST: u16 = 8;
+pub(crate) const SYN: u16 = 1;
+pub(crate) const ACK: u16 = 2;
+pub(crate) const FIN: u16 = 4;
+pub(crate) const RST: u16 = 8;
 
 /// A forwarder's end of a link.
 pub(crate) struct Forwarder {
-    link: Peer,
+    pub(crate) link: Peer,
     pub(crate) port: u16,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Frame {
-    kind: u8,
-    flags: u16,
-    stream: u32,
-    length: u32,
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) flags: u16,
+    pub(crate) stream: u32,
+    pub(crate) length: u32,
     body: Vec<u8>,
 }
 
-fn frame(kind: u8, flags: u16, stream: u32, length: u32) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u16, stream: u32, length: u32) -> Vec<u8> {
     let mut bytes = vec![0, kind];
     bytes.extend(flags.to_be_bytes());
     bytes.extend(stream.to_be_bytes());
@@ -49,12 +49,12 @@ impl Forwarder {
         Self { link, port }
     }
 
-    async fn send(&mut self, kind: u8, flags: u16, stream: u32, length: u32) {
+    pub(crate) async fn send(&mut self, kind: u8, flags: u16, stream: u32, length: u32) {
         self.link.send(frame(kind, flags, stream, length)).await;
     }
 
     /// The next frame that is not a window update without a flag; pings are answered.
-    async fn next(&mut self) -> Frame {
+    pub(crate) async fn next(&mut self) -> Frame {
         loop {
             let header = self.link.exactly(12).await;
             let word = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());
@@ -115,7 +115,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    async fn expect(&mut self, link: &mut Forwarder, bytes: &str) {
+    pub(crate) async fn expect(&mut self, link: &mut Forwarder, bytes: &str) {
         let mut got = Vec::new();
         while got.len() < bytes.len() {
             let frame = link.next().await;
