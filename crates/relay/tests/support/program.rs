@@ -64,6 +64,13 @@ impl Program {
         address.parse().unwrap_or_else(|error| panic!("{address:?}: {error}"))
     }
 
+    /// The most memory that it has ever had resident, in bytes (Linux).
+    pub(crate) fn peak_memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        1024 * line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    }
+
     /// Panics, with what it printed, if the program has ended.
     pub(crate) fn assert_runs(&mut self) {
         let status = self.child.try_wait().unwrap();
