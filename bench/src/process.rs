@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use crate::metrics::Metrics;
 
@@ -15,49 +15,55 @@ const TICKS_PER_SECOND: f64 = 100.0;
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
-    stdout: BufReader<ChildStdout>,
-    errors: PathBuf,
+    stdout: Option<BufReader<ChildStdout>>,
+    log: PathBuf,
     name: String,
 }
 
 impl Running {
-    /// Starts it; what it says on standard error goes to `NAME.log` in `logs`.
+    /// Starts a program that answers on standard output; its errors go to `NAME.log` in `logs`.
     pub(crate) fn start(mut command: Command, name: &str, logs: &Path) -> io::Result<Self> {
-        let errors = logs.join(format!("{name}.log"));
+        command.stdout(Stdio::piped());
+        Self::spawn(command, name, logs)
+    }
+
+    /// Starts a program whose standard output is a log, too. A pipe that nobody reads would stop it once full.
+    pub(crate) fn start_silent(mut command: Command, name: &str, logs: &Path) -> io::Result<Self> {
+        command.stdout(File::create(logs.join(format!("{name}.out")))?);
+        Self::spawn(command, name, logs)
+    }
+
+    fn spawn(mut command: Command, name: &str, logs: &Path) -> io::Result<Self> {
+        let log = logs.join(format!("{name}.log"));
         let mut child = command
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(File::create(&errors)?)
+            .stderr(File::create(&log)?)
             .spawn()
             .map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;
-        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no standard output"))?;
-        Ok(Self { child, stdout: BufReader::new(stdout), errors, name: name.to_owned() })
+        let stdout = child.stdout.take().map(BufReader::new);
+        Ok(Self { child, stdout, log, name: name.to_owned() })
     }
 
     /// The next line that it prints.
     pub(crate) fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        match self.stdout.read_line(&mut line)? {
-            0 => Err(self.failed("ended early")),
-            _ => Ok(line.trim().to_owned()),
+        match self.stdout.as_mut().map(|stdout| stdout.read_line(&mut line)).transpose()? {
+            None | Some(0) => Err(self.failed("ended early")),
+            Some(_) => Ok(line.trim().to_owned()),
         }
     }
 
     /// The figures that it prints next.
     pub(crate) fn metrics(&mut self) -> io::Result<Metrics> {
-        Metrics::read(&mut self.stdout).map_err(|error| self.failed(&error.to_string()))
+        let read = self.stdout.as_mut().map(Metrics::read);
+        read.unwrap_or_else(|| Ok(Metrics::default())).map_err(|error| self.failed(&error.to_string()))
     }
 
     fn failed(&self, what: &str) -> io::Error {
-        let said = fs::read_to_string(&self.errors).unwrap_or_default();
+        let said = fs::read_to_string(&self.log).unwrap_or_default();
         let last = said.lines().rev().take(3).collect::<Vec<_>>();
         let last = last.into_iter().rev().collect::<Vec<_>>().join(" | ");
         io::Error::other(format!("{}: {what}; it said: {last}", self.name))
-    }
-
-    /// What it reads from; it ends when this is dropped, where the program heeds that.
-    pub(crate) fn stdin(&mut self) -> Option<ChildStdin> {
-        self.child.stdin.take()
     }
 
     /// CPU time of it and its descendants, in seconds.

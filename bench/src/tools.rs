@@ -37,7 +37,7 @@ impl Tools {
             None => "relay".into(),
         };
         let peer = |program, package: &str, extra: &[&str]| {
-            let path = tools.join("bin").join(program_file(program));
+            let path = tools.join("bin").join(Program::name(program));
             if programs.contains(&program) && !path.exists() {
                 install(&tools, &target, package, extra);
             }
@@ -45,8 +45,9 @@ impl Tools {
         };
         Ok(Self {
             relay,
+            // Without `--locked`: of its own Cargo.lock, `time` no longer compiles.
             rathole: peer(Program::Rathole, "rathole@0.5.0", &["--no-default-features", "--features", "server,client"]),
-            bore: peer(Program::Bore, "bore-cli@0.6.0", &[]),
+            bore: peer(Program::Bore, "bore-cli@0.6.0", &["--locked"]),
             ssh: find("ssh"),
             sshd: find("sshd"),
             haproxy: find("haproxy"),
@@ -67,10 +68,6 @@ impl Tools {
         let lacking = needs.iter().find(|path| !path.is_absolute() || !path.exists())?;
         Some(format!("{} is not there", lacking.display()))
     }
-}
-
-const fn program_file(program: Program) -> &'static str {
-    program.name()
 }
 
 /// Cargo's target folder: this executable is in a profile's folder of it.
@@ -100,7 +97,7 @@ fn build(target: &Path) -> io::Result<()> {
 fn install(root: &Path, target: &Path, package: &str, extra: &[&str]) {
     println!("Installing {package}");
     let mut command = cargo(&target.join("bench-build"));
-    command.args(["install", "--quiet", "--locked", package, "--root"]).arg(root).args(extra);
+    command.args(["install", "--quiet", package, "--root"]).arg(root).args(extra);
     // A peer that is not there is named as missing.
     if let Err(error) = command.status() {
         println!("{package}: {error}");

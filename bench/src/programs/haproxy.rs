@@ -12,7 +12,7 @@ pub(super) fn start(stage: &Stage<'_>) -> io::Result<Standing> {
     fs::write(
         &configuration,
         format!(
-            "global\n    maxconn 9000\ndefaults\n    mode tcp\n    option splice-request\n    option splice-response\n    \
+            "global\n    maxconn 6000\ndefaults\n    mode tcp\n    option splice-request\n    option splice-response\n    \
              timeout connect 10s\n    timeout client 1h\n    timeout server 1h\n\
              frontend users\n    bind {}\n    default_backend service\nbackend service\n    server service {}\n",
             loopback(public),
@@ -21,6 +21,6 @@ pub(super) fn start(stage: &Stage<'_>) -> io::Result<Standing> {
     )?;
     let mut command = stage.near.command(&stage.tools.haproxy);
     command.args(["-db", "-f"]).arg(configuration);
-    let proxy = Running::start(command, "server", &stage.folder)?;
+    let proxy = Running::start_silent(command, "server", &stage.folder)?;
     Ok(Standing { address: loopback(public), processes: vec![proxy] })
 }

@@ -163,7 +163,7 @@ pub(crate) fn relay_server(stage: &Stage<'_>, control: u16, first: u16, last: u1
         "--ports",
         &format!("{first}-{last}"),
     ]);
-    Running::start(command, "server", &stage.folder)
+    Running::start_silent(command, "server", &stage.folder)
 }
 
 /// Starts a forwarder, which may come before the relay listens.

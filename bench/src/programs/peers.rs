@@ -31,10 +31,10 @@ pub(super) fn rathole(stage: &Stage<'_>) -> io::Result<Standing> {
     )?;
     let mut command = stage.near.command(&stage.tools.rathole);
     command.arg("--server").arg(server);
-    let server = Running::start(command, "server", &stage.folder)?;
+    let server = Running::start_silent(command, "server", &stage.folder)?;
     let mut command = stage.far.command(&stage.tools.rathole);
     command.arg("--client").arg(client);
-    let client = Running::start(command, "forwarder", &stage.folder)?;
+    let client = Running::start_silent(command, "forwarder", &stage.folder)?;
     Ok(Standing { address: loopback(public), processes: vec![server, client] })
 }
 
@@ -43,12 +43,12 @@ pub(super) fn bore(stage: &Stage<'_>) -> io::Result<Standing> {
     let public = stage.near.port()?;
     let mut command = stage.near.command(&stage.tools.bore);
     command.arg("server");
-    let server = Running::start(command, "server", &stage.folder)?;
+    let server = Running::start_silent(command, "server", &stage.folder)?;
     // The client does not try again.
     stage.near.wait_for_listener(7835)?;
     let mut command = stage.far.command(&stage.tools.bore);
     command.args(["local", &stage.service_port.to_string(), "--local-host", "127.0.0.1"]);
     command.args(["--to", &stage.near_address.to_string(), "--port", &public.to_string()]);
-    let client = Running::start(command, "forwarder", &stage.folder)?;
+    let client = Running::start_silent(command, "forwarder", &stage.folder)?;
     Ok(Standing { address: loopback(public), processes: vec![server, client] })
 }

@@ -28,7 +28,7 @@ pub(super) fn start(stage: &Stage<'_>) -> io::Result<Standing> {
     let _ = fs::create_dir_all("/run/sshd");
     let mut command = stage.near.command(&stage.tools.sshd);
     command.args(["-D", "-e", "-f"]).arg(configuration);
-    let server = Running::start(command, "server", folder)?;
+    let server = Running::start_silent(command, "server", folder)?;
     stage.near.wait_for_listener(control)?;
     let mut command = stage.far.command(&stage.tools.ssh);
     command.args(["-N", "-T", "-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
@@ -36,7 +36,7 @@ pub(super) fn start(stage: &Stage<'_>) -> io::Result<Standing> {
     command.arg(user_key).args(["-p", &control.to_string()]);
     command.args(["-R", &format!("{}:{}", loopback(public), stage.service())]);
     command.arg(stage.near_address.to_string());
-    let client = Running::start(command, "forwarder", folder)?;
+    let client = Running::start_silent(command, "forwarder", folder)?;
     Ok(Standing { address: loopback(public), processes: vec![server, client] })
 }
 
