@@ -69,8 +69,8 @@ pub enum Lost {
     Misbehaved(HandshakeError),
     /// The relay refused that many new members of the pool in a row.
     MembersRefused(u32),
-    /// The last idle member of the pool is gone.
-    NoMembers,
+    /// The last idle member of the pool is gone and for long none could join. Why the last try failed.
+    NoMembers(Box<Error>),
 }
 
 impl Error {
@@ -108,7 +108,7 @@ impl fmt::Display for Lost {
             Self::Io(error) => error.fmt(f),
             Self::Misbehaved(error) => write!(f, "the relay {error}"),
             Self::MembersRefused(count) => write!(f, "the relay refused {count} members in a row"),
-            Self::NoMembers => f.write_str("the relay closed every idle member"),
+            Self::NoMembers(cause) => write!(f, "the pool has no member left and none can join: {cause}"),
         }
     }
 }
@@ -119,6 +119,7 @@ impl std::error::Error for Error {
             Self::Dial(error) => Some(error),
             Self::Misbehaved { source, .. } => Some(source),
             Self::Io { source, .. } | Self::Lost { reason: Lost::Io(source), .. } => Some(source),
+            Self::Lost { reason: Lost::NoMembers(cause), .. } => Some(cause),
             Self::Lost { .. } | Self::Unanswered { .. } | Self::Silent { .. } | Self::Closed => None,
         }
     }

@@ -136,12 +136,17 @@ impl Builder {
     pub async fn bind(self) -> Result<Listener, Error> {
         let (accepted, incoming) = mpsc::channel(BACKLOG);
         let live = TaskTracker::new();
-        let users = Users { relay: self.relay, accepted, events: self.events, live: live.clone() };
-        let mut keeper = Keeper { protocol: self.protocol, members: self.members, users, backoff: Backoff::new() };
-        let tunnel = if self.retry_first { keeper.open_at_last().await? } else { keeper.open().await? };
+        let (protocol, members, retry_first) = (self.protocol, self.members, self.retry_first);
+        let users = self.users(accepted, live.clone());
+        let mut keeper = Keeper { protocol, members, users, backoff: Backoff::new() };
+        let tunnel = if retry_first { keeper.open_at_last().await? } else { keeper.open().await? };
         let (public, watched) = watch::channel(tunnel.public.clone());
         let keeper = tokio::spawn(keeper.keep_up(tunnel, public));
         Ok(Listener { incoming, public: watched, keeper, live })
+    }
+
+    pub(crate) fn users(self, accepted: mpsc::Sender<Connection>, live: TaskTracker) -> Users {
+        Users { relay: self.relay, accepted, events: self.events, live }
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! An idle member hears nothing before its user's first byte. What it hears when it is closed instead
 //! is ambiguous: a user who finishes sending without a byte looks like a relay that closes the member.
-//! - An abort is never a user's: the member is replaced.
 //! - An end within [`REFUSED_WITHIN`] of joining counts as a refusal.
 //! - A later end is a user's while another member is idle a moment later: a relay that goes away ends
 //!   all members at once, a user only one. If none is idle, joining again shows whether the pool is
-//!   still known: a burst of silent users must not cost the tunnel its address.
+//!   still known: a burst of silent users must not cost the tunnel its address. So does an abort.
+//! - A join that fails says nothing about the pool: the relay may keep it as long as we try.
 //!
-//! Refusals count when each answers a join that came after the one before. Those that arrive together
-//! are one piece of evidence, or such a burst could fake them.
+//! Setbacks count when each answers a join that came after the one before. Those that arrive together
+//! are one piece of evidence, or a burst could fake a row of them. That other members are idle is no
+//! evidence against refusals: a relay may have forgotten a pool and left its members open.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use relay_proto::handshake::{Id, Request};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::tunnel::Users;
 use crate::{Backoff, Connection, Error, Lost, dial_addr};
@@ -34,6 +35,10 @@ pub const REFUSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// So many members refused in a row mean that the relay no longer knows the pool.
 pub const MAX_REFUSED: u32 = 3;
+
+/// How long joining may fail, with no member left, before a new pool is tried for: a relay keeps an empty
+/// pool no longer, and its name may by then stand for another address.
+const KEPT_EMPTY: Duration = Duration::from_secs(30);
 
 /// How far apart the ends of the members may arrive when the relay closes them all.
 const MOMENT: Duration = Duration::from_millis(250);
@@ -66,71 +71,75 @@ impl PoolTunnel {
         let Self { first, early, peer, pool, members: wanted } = self;
         let health = Arc::new(Health::default());
         let mut members = JoinSet::new();
-        members.spawn(wait(first, early, Idle::new(&health)));
+        let idle = Idle::new(&health);
+        members.spawn(async move { (Instant::now(), wait(first, early, idle).await) });
         let mut backoff = Backoff::new();
-        let mut pause = Duration::ZERO;
-        let mut taken = None;
         let mut refused = 0;
-        let mut last_refused = Instant::now();
+        // No join begins before. In the past while all is well.
+        let mut next_join = Instant::now();
+        let mut last_setback = None;
+        let mut last_member = next_join;
+        let mut taken = None;
         loop {
             while members.len() < wanted {
                 let (users, pool, health) = (users.clone(), pool.clone(), health.clone());
+                let begin = next_join.max(Instant::now());
                 members.spawn(async move {
-                    sleep(pause).await;
-                    match join(peer, pool, &users).await {
+                    sleep_until(begin).await;
+                    let fate = match join(peer, pool, &users).await {
                         Ok(member) => wait(member, Vec::new(), Idle::new(&health)).await,
                         Err(cause) => Fate::Failed(cause),
-                    }
+                    };
+                    (begin, fate)
                 });
             }
             if let Some(user) = taken.take() {
                 users.deliver(user).await;
             }
-            let Some(Ok(fate)) = members.join_next().await else {
-                // At least one member is always there, and none panics.
-                return Lost::NoMembers;
-            };
+            // There is at least one member, and none panics.
+            let Some(Ok((began, fate))) = members.join_next().await else { continue };
+            let now = Instant::now();
             if health.proven.swap(false, Ordering::Relaxed) {
                 refused = 0;
                 backoff.reset();
             }
-            let none_idle = health.idle.load(Ordering::Relaxed) == 0;
-            pause = match fate {
+            if !matches!(fate, Fate::Failed(_)) || health.idle.load(Ordering::Relaxed) > 0 {
+                last_member = now;
+            }
+            match fate {
                 Fate::Taken(member, early) => {
                     taken = Some(Connection::from_socket(member, early, users.live.token()));
-                    Duration::ZERO
+                    continue;
                 }
-                Fate::Ended => Duration::ZERO,
-                Fate::Refused { joined } if joined < last_refused => pause,
-                Fate::Refused { .. } => {
+                _ if last_setback.is_some_and(|last| began <= last) => continue,
+                Fate::Ended => {}
+                Fate::Refused => {
+                    if refused == 0 {
+                        // The relay is there: whatever kept us from it has passed.
+                        backoff.reset();
+                    }
                     refused += 1;
                     if refused == MAX_REFUSED {
                         return Lost::MembersRefused(MAX_REFUSED);
                     }
-                    last_refused = Instant::now();
-                    backoff.next(&mut rand::rng())
                 }
-                Fate::Aborted | Fate::Failed(_) if none_idle => return Lost::NoMembers,
-                Fate::Aborted => backoff.next(&mut rand::rng()),
-                Fate::Failed(cause) => {
-                    users.events.trouble(cause);
-                    backoff.next(&mut rand::rng())
-                }
-            };
+                Fate::Failed(cause) if now - last_member >= KEPT_EMPTY => return Lost::NoMembers(cause.into()),
+                Fate::Failed(cause) => users.events.trouble(cause),
+            }
+            last_setback = Some(now);
+            next_join = now + backoff.next(&mut rand::rng());
         }
     }
 }
 
-/// What became of an idle member.
+/// What became of a member.
 enum Fate {
     /// It is a user's.
     Taken(TcpStream, Vec<u8>),
-    /// The relay closed it as soon as it joined.
-    Refused { joined: Instant },
-    /// It was closed later, and all others with it.
+    /// The relay closed it as soon as it had joined.
+    Refused,
+    /// It ended later, and was no user's: all others have ended with it, or it was aborted.
     Ended,
-    /// The connection failed.
-    Aborted,
     /// It could not join.
     Failed(Error),
 }
@@ -168,9 +177,8 @@ async fn join(peer: SocketAddr, pool: Id, users: &Users) -> Result<TcpStream, Er
     Ok(member)
 }
 
-/// Waits until the fate is known of a member that joins now.
+/// Waits until the fate is known of a member that has joined.
 async fn wait(member: TcpStream, early: Vec<u8>, idle: Idle) -> Fate {
-    let joined = Instant::now();
     let heard = || async { if early.is_empty() { member.peek(&mut [0]).await } else { Ok(early.len()) } };
     let (fresh, heard) = if let Ok(heard) = timeout(REFUSED_WITHIN, heard()).await {
         (true, heard)
@@ -182,17 +190,92 @@ async fn wait(member: TcpStream, early: Vec<u8>, idle: Idle) -> Fate {
     drop(idle);
     match heard {
         Ok(1..) => health.proven.store(true, Ordering::Relaxed),
-        _ if fresh => return Fate::Refused { joined },
+        _ if fresh => return Fate::Refused,
         Ok(0) => {
             sleep(MOMENT).await;
             if health.idle.load(Ordering::Relaxed) == 0 {
                 return Fate::Ended;
             }
         }
-        Err(_) => return Fate::Aborted,
+        Err(_) => return Fate::Ended,
     }
     match watch_carrying(&member) {
         Ok(()) => Fate::Taken(member, early),
-        Err(_) => Fate::Aborted,
+        Err(_) => Fate::Ended,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::sync::mpsc;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::{Event, Events, Listener};
+
+    struct Stage {
+        pool: PoolTunnel,
+        users: Users,
+        events: Events,
+        incoming: mpsc::Receiver<Connection>,
+        _first: TcpStream,
+    }
+
+    /// A pool with a user on its first member, whose other members are to join at `peer`.
+    async fn taken(peer: SocketAddr, wanted: usize) -> Stage {
+        let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let first = TcpStream::connect(relay.local_addr().unwrap()).await.unwrap();
+        let (_first, _) = relay.accept().await.unwrap();
+        let pool = PoolTunnel::new(first, b"hello".into(), peer, Id::from_random(1), wanted);
+        let builder = Listener::builder(peer.to_string().parse().unwrap());
+        let events = builder.events();
+        let (accepted, incoming) = mpsc::channel(1);
+        Stage { pool, users: builder.users(accepted, TaskTracker::new()), events, incoming, _first }
+    }
+
+    /// An address that is ours, but refuses until it listens.
+    fn nobody() -> (TcpSocket, SocketAddr) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        (socket, address)
+    }
+
+    #[tokio::test]
+    async fn a_join_that_fails_costs_no_pool() {
+        let (socket, peer) = nobody();
+        let Stage { pool, users, mut events, mut incoming, _first } = taken(peer, 1).await;
+        let joined = async {
+            let _user = incoming.recv().await.unwrap();
+            for _ in 0..2 {
+                let Some(Event::Trouble { cause }) = events.next().await else { panic!("not told") };
+                assert!(cause.to_string().starts_with(&format!("cannot connect to {peer}: ")), "{cause}");
+            }
+            socket.listen(8).unwrap().accept().await.unwrap()
+        };
+        tokio::select! {
+            lost = pool.keep_full(&users) => panic!("{lost}"),
+            _member = timeout(Duration::from_secs(20), joined) => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_that_nobody_can_join_is_given_up() {
+        let (_socket, peer) = nobody();
+        let Stage { pool, users, mut events, incoming: _incoming, _first } = taken(peer, DEFAULT_MEMBERS).await;
+        let begun = Instant::now();
+        let lost = pool.keep_full(&users).await;
+        assert!(matches!(lost, Lost::NoMembers(_)), "{lost}");
+        assert!(lost.to_string().ends_with("Connection refused (os error 111)") || cfg!(not(target_os = "linux")));
+        let took = begun.elapsed();
+        assert!(took >= KEPT_EMPTY && took < KEPT_EMPTY + Backoff::LONGEST * 2, "{took:?}");
+        // Eight dials that fail together are one try.
+        drop(users);
+        let mut told = 0;
+        while events.next().await.is_some() {
+            told += 1;
+        }
+        assert!((4..30).contains(&told), "{told}");
     }
 }
