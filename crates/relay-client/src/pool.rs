@@ -219,19 +219,19 @@ mod tests {
         users: Users,
         events: Events,
         incoming: mpsc::Receiver<Connection>,
-        _first: TcpStream,
+        _far: TcpStream,
     }
 
     /// A pool with a user on its first member, whose other members are to join at `peer`.
     async fn taken(peer: SocketAddr, wanted: usize) -> Stage {
         let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let first = TcpStream::connect(relay.local_addr().unwrap()).await.unwrap();
-        let (_first, _) = relay.accept().await.unwrap();
+        let (far, _) = relay.accept().await.unwrap();
         let pool = PoolTunnel::new(first, b"hello".into(), peer, Id::from_random(1), wanted);
         let builder = Listener::builder(peer.to_string().parse().unwrap());
         let events = builder.events();
         let (accepted, incoming) = mpsc::channel(1);
-        Stage { pool, users: builder.users(accepted, TaskTracker::new()), events, incoming, _first }
+        Stage { pool, users: builder.users(accepted, TaskTracker::new()), events, incoming, _far: far }
     }
 
     /// An address that is ours, but refuses until it listens.
@@ -245,7 +245,7 @@ mod tests {
     #[tokio::test]
     async fn a_join_that_fails_costs_no_pool() {
         let (socket, peer) = nobody();
-        let Stage { pool, users, mut events, mut incoming, _first } = taken(peer, 1).await;
+        let Stage { pool, users, mut events, mut incoming, _far } = taken(peer, 1).await;
         let joined = async {
             let _user = incoming.recv().await.unwrap();
             for _ in 0..2 {
@@ -263,7 +263,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pool_that_nobody_can_join_is_given_up() {
         let (_socket, peer) = nobody();
-        let Stage { pool, users, mut events, incoming: _incoming, _first } = taken(peer, DEFAULT_MEMBERS).await;
+        let Stage { pool, users, mut events, incoming: _incoming, _far } = taken(peer, DEFAULT_MEMBERS).await;
         let begun = Instant::now();
         let lost = pool.keep_full(&users).await;
         assert!(matches!(lost, Lost::NoMembers(_)), "{lost}");

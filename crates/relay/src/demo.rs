@@ -14,6 +14,7 @@ use axum::routing::get;
 use relay_client::{Protocol, RelayAddr};
 use relay_net::socket;
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::Service;
@@ -21,7 +22,7 @@ use crate::{Config, Limits, Server, forward};
 
 const PAGE: &str = include_str!("demo.html");
 
-/// How long a browser's open connections may hold up the end.
+/// How long open connections may hold up the end.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Runs the demo until `shutdown` completes. `announce` is called with the URL to open.
@@ -56,8 +57,13 @@ pub async fn run(announce: impl Fn(&str) + Send + Sync, shutdown: impl Future<Ou
     let app = axum::Router::new().route("/", get(page)).with_state(place.clone());
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let service = axum::serve(web, app).with_graceful_shutdown(stop.clone().cancelled_owned());
-    // The relay and the forwarder have a limit of their own; the service ends with their users.
-    let service = async { service.await };
+    // It would wait for everyone who has begun a request, also directly.
+    let service = async {
+        tokio::select! {
+            served = service => served,
+            () = async { stop.cancelled().await; sleep(DRAIN).await } => Ok(()),
+        }
+    };
 
     let until_asked = async {
         shutdown.await;

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use relay_client::{Connection, Error, Event, Listener, Protocol, RelayAddr};
@@ -20,6 +20,12 @@ use crate::service::Service;
 
 /// How often a trouble that keeps coming back is said.
 const REPEATS_EVERY: Duration = Duration::from_secs(10);
+
+/// A tunnel that stood this long shows that the relay is well: whatever goes wrong next is news.
+const STOOD: Duration = Duration::from_secs(10);
+
+/// How often it is said that a relay goes on to drop each tunnel as soon as it stands.
+const DROPS_EVERY: Duration = Duration::from_secs(600);
 
 /// How long the resets of the last users may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -64,7 +70,7 @@ pub async fn run(
     let config = &forwarder.config;
     let builder = Listener::builder(config.relay.clone()).protocol(config.protocol).retry_first(true);
     let mut events = builder.events();
-    let mut report = Report { forwarder: &forwarder, announce, announced: None };
+    let mut report = Report::new(&forwarder, announce);
 
     let mut bind = pin!(builder.bind());
     let mut listener = loop {
@@ -78,63 +84,82 @@ pub async fn run(
     let mut users = JoinSet::new();
     let mut repeats = interval(REPEATS_EVERY);
     loop {
+        // In this order, a user counts for the tunnel that he came through: a tunnel is established before
+        // its first user is there, and lost after its last. Only a user of event whose dial-back outlives
+        // the tunnel counts for the next.
         tokio::select! {
-            Some(event) = events.next() => report.event(event),
-            user = listener.accept() => {
-                let user = user?;
-                if users.len() < config.max_users {
-                    users.spawn(forwarder.clone().serve(user));
-                } else {
-                    user.reset();
-                    forwarder.trouble("too many users at once, one was reset");
+            biased;
+            () = &mut shutdown => break,
+            Some(event) = events.next() => {
+                if let Event::Lost { .. } = event {
+                    while let Some(user) = waiting(&mut listener).await {
+                        forwarder.take(user?, &report.tunnel, &mut users);
+                    }
                 }
+                report.event(event);
             }
             Some(_) = users.join_next() => {}
-            _ = repeats.tick() => forwarder.say_repeats(),
-            () = &mut shutdown => break,
+            _ = repeats.tick() => {
+                forwarder.say_repeats();
+                report.say_drops(Instant::now());
+            }
+            user = listener.accept() => forwarder.take(user?, &report.tunnel, &mut users),
         }
     }
 
     info!(live = users.len(), "forwarder stops; live users may finish");
+    report.stop();
     let mut closed = pin!(listener.close());
     if timeout(config.drain, &mut closed).await.is_err() {
         warn!(after = ?config.drain, live = users.len(), "live users are reset");
         users.abort_all();
         let _ = timeout(LAST_WORDS, closed).await;
     }
+    // With the last of them goes the tunnel, which says so.
+    while users.join_next().await.is_some() {}
     forwarder.say_repeats();
-    forwarder.tunnel_closed(&"the forwarder was stopped");
     Ok(())
+}
+
+/// A user who is there already.
+async fn waiting(listener: &mut Listener) -> Option<Result<Connection, Error>> {
+    tokio::select! {
+        biased;
+        user = listener.accept() => Some(user),
+        () = std::future::ready(()) => None,
+    }
 }
 
 struct Forwarder {
     config: Config,
-    /// Users and bytes since the tunnel was last established.
-    users: AtomicU64,
-    moved: Moved,
     repeats: Mutex<Repeats<String>>,
 }
 
 impl Forwarder {
     fn new(config: Config) -> Self {
-        Self {
-            config,
-            users: AtomicU64::new(0),
-            moved: Moved::default(),
-            repeats: Mutex::new(Repeats::new(REPEATS_EVERY)),
+        Self { config, repeats: Mutex::new(Repeats::new(REPEATS_EVERY)) }
+    }
+
+    /// Serves a user in a task of his own, if there is room.
+    fn take(self: &Arc<Self>, user: Connection, tunnel: &Arc<Tunnel>, users: &mut JoinSet<()>) {
+        if users.len() < self.config.max_users {
+            tunnel.users.fetch_add(1, Ordering::Relaxed);
+            users.spawn(self.clone().serve(user, tunnel.clone()));
+        } else {
+            user.reset();
+            self.trouble("too many users at once, one was reset");
         }
     }
 
     /// Serves one user to its end.
-    async fn serve(self: Arc<Self>, user: Connection) {
-        self.users.fetch_add(1, Ordering::Relaxed);
+    async fn serve(self: Arc<Self>, user: Connection, tunnel: Arc<Tunnel>) {
         let dialled = tokio::select! {
             dialled = self.config.service.dial() => dialled,
             () = user.ended() => return debug!("user left before the service answered"),
         };
         match dialled {
             Ok(service) => {
-                let end = user.pipe(service, &self.moved, HALF_CLOSED_IDLE).await;
+                let end = user.pipe(service, &tunnel.moved, HALF_CLOSED_IDLE).await;
                 debug!(?end, "user left");
             }
             Err(error) => {
@@ -161,42 +186,137 @@ impl Forwarder {
             warn!("{what} ({more} times more)");
         }
     }
+}
 
-    fn tunnel_closed(&self, reason: &dyn std::fmt::Display) {
+/// A tunnel, from before its opening until its last user is gone: then, with the last reference, its line
+/// about the end is written.
+struct Tunnel {
+    relay: RelayAddr,
+    protocol: Protocol,
+    /// When, and where users connect.
+    opened: OnceLock<(Instant, RelayAddr)>,
+    users: AtomicU64,
+    moved: Moved,
+    /// Why it is closed. Without one, there is nothing to say.
+    reason: OnceLock<String>,
+}
+
+impl Tunnel {
+    fn new(config: &Config) -> Arc<Self> {
+        Arc::new(Self {
+            relay: config.relay.clone(),
+            protocol: config.protocol,
+            opened: OnceLock::new(),
+            users: AtomicU64::new(0),
+            moved: Moved::default(),
+            reason: OnceLock::new(),
+        })
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let (Some((opened, address)), Some(reason)) = (self.opened.get(), self.reason.get()) else { return };
         info!(
-            relay = %self.config.relay,
-            protocol = %self.config.protocol,
-            users = self.users.swap(0, Ordering::Relaxed),
-            bytes_up = self.moved.up.swap(0, Ordering::Relaxed),
-            bytes_down = self.moved.down.swap(0, Ordering::Relaxed),
-            %reason,
+            relay = %self.relay,
+            protocol = %self.protocol,
+            %address,
+            users = self.users.load(Ordering::Relaxed),
+            bytes_up = self.moved.up.load(Ordering::Relaxed),
+            bytes_down = self.moved.down.load(Ordering::Relaxed),
+            seconds = (opened.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+            reason,
             "tunnel closed"
         );
     }
 }
 
 /// Tells what happens to the tunnel.
+///
+/// A relay may drop each tunnel as soon as it stands. That is said once for each cause, then only how
+/// often, until a tunnel has stood for [`STOOD`] or had a user.
 struct Report<'a, F> {
     forwarder: &'a Forwarder,
     announce: F,
     announced: Option<RelayAddr>,
+    /// The one that stands, or the next.
+    tunnel: Arc<Tunnel>,
+    drops: Repeats<String>,
+    /// The last tunnel was dropped for a cause that had been said: the next has no line of its own, and the
+    /// log's last word remains that a tunnel was opened.
+    quiet: bool,
 }
 
-impl<F: FnMut(&RelayAddr)> Report<'_, F> {
+impl<'a, F: FnMut(&RelayAddr)> Report<'a, F> {
+    fn new(forwarder: &'a Forwarder, announce: F) -> Self {
+        Self {
+            forwarder,
+            announce,
+            announced: None,
+            tunnel: Tunnel::new(&forwarder.config),
+            drops: Repeats::new(DROPS_EVERY),
+            quiet: false,
+        }
+    }
+
     fn event(&mut self, event: Event) {
         match event {
-            Event::Established { address } => {
-                let Config { relay, protocol, service, .. } = &self.forwarder.config;
-                info!(%relay, %protocol, %address, %service, "tunnel opened");
-                if self.announced.as_ref() != Some(&address) {
-                    (self.announce)(&address);
-                    self.announced = Some(address);
+            Event::Established { address } => self.established(address),
+            Event::Lost { cause } => self.lost(cause.to_string()),
+            Event::Retrying { cause } => {
+                let again = self.drops.note(cause.to_string(), Instant::now()).is_none();
+                if self.quiet && again {
+                    debug!("{cause}; trying on until it works");
+                } else {
+                    warn!("{cause}; trying on until it works");
                 }
             }
-            Event::Lost { cause } => self.forwarder.tunnel_closed(&cause),
-            Event::Retrying { cause } => warn!("{cause}; trying on until it works"),
             Event::Trouble { cause } => self.forwarder.trouble(&cause.to_string()),
             _ => debug!(?event, "an event that this program does not know"),
+        }
+    }
+
+    fn established(&mut self, address: RelayAddr) {
+        let Config { relay, protocol, service, .. } = &self.forwarder.config;
+        let moved = self.announced.as_ref() != Some(&address);
+        if moved || !self.quiet {
+            info!(%relay, %protocol, %address, %service, "tunnel opened");
+        }
+        if moved {
+            (self.announce)(&address);
+            self.announced = Some(address.clone());
+        }
+        let _ = self.tunnel.opened.set((Instant::now(), address));
+    }
+
+    fn lost(&mut self, cause: String) {
+        let now = Instant::now();
+        let tunnel = std::mem::replace(&mut self.tunnel, Tunnel::new(&self.forwarder.config));
+        let stood = tunnel.opened.get().is_some_and(|(opened, _)| now - *opened >= STOOD);
+        if stood || tunnel.users.load(Ordering::Relaxed) > 0 {
+            self.quiet = false;
+            self.say_drops(now + DROPS_EVERY);
+        } else {
+            self.quiet = self.drops.note(cause.clone(), now).is_none();
+        }
+        let live = Arc::strong_count(&tunnel) - 1;
+        if live > 0 {
+            info!(live, reason = cause, "tunnel lost");
+        }
+        if !self.quiet {
+            let _ = tunnel.reason.set(cause);
+        }
+    }
+
+    fn stop(mut self) {
+        self.say_drops(Instant::now() + DROPS_EVERY);
+        let _ = self.tunnel.reason.set("the forwarder was stopped".into());
+    }
+
+    /// Says how often a cause came back by `now`, where that was not said for long.
+    fn say_drops(&mut self, now: Instant) {
+        for (cause, more) in self.drops.due(now) {
+            warn!("{cause} ({more} times more)");
         }
     }
 }

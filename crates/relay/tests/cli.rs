@@ -337,3 +337,113 @@ fn the_demo_serves_its_page_through_the_relay() {
     demo.signal("-TERM");
     demo.ends_with(0);
 }
+
+#[test]
+fn a_request_that_never_ends_does_not_hold_up_the_demo() {
+    let demo = Running::start("demo", &[]);
+    let opened = demo.logs("service=");
+    let [public, service] = ["address=", "service="].map(|name| {
+        let rest = opened.split(name).nth(1).unwrap();
+        rest.split_whitespace().next().unwrap().to_owned()
+    });
+    let begun = [public, service].map(|at| {
+        let mut user = TcpStream::connect(at).unwrap();
+        user.write_all(b"GET / HT").unwrap();
+        user
+    });
+    std::thread::sleep(Duration::from_millis(200));
+    demo.signal("-INT");
+    let took = demo.ends_with(0);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    drop(begun);
+}
+
+/// A value that a line of the log has.
+fn logged<'a>(line: &'a str, name: &str) -> &'a str {
+    let value = line.split(&format!(" {name}=")).nth(1).unwrap_or_else(|| panic!("no {name} in {line}"));
+    value.split_whitespace().next().unwrap()
+}
+
+#[test]
+fn the_line_of_a_tunnel_counts_its_own_users_to_their_end() {
+    for mode in ["multiplex", "pool", "event"] {
+        let service = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (server, control) = server("server --open --listen 127.0.0.1:0");
+        let forwarder =
+            Running::start(&format!("forward {} {control} --mode {mode}", service.local_addr().unwrap()), &[]);
+        let mut user = TcpStream::connect(forwarder.prints("established relay address: ")).unwrap();
+        user.write_all(b"abc").unwrap();
+        let (mut dialled, _) = service.accept().unwrap();
+        dialled.read_exact(&mut [0; 3]).unwrap();
+        dialled.write_all(b"b").unwrap();
+        user.read_exact(&mut [0]).unwrap();
+        if mode == "pool" {
+            forwarder.signal("-TERM");
+        }
+        drop(server);
+        let line = forwarder.logs("tunnel closed");
+        assert_eq!(["users", "bytes_up", "bytes_down"].map(|name| logged(&line, name)), ["1", "3", "1"], "{line}");
+    }
+}
+
+/// A relay for event that the test plays: the next control connection, told that port.
+fn event_control(relay: &TcpListener, port: u16) -> TcpStream {
+    let (mut control, _) = relay.accept().unwrap();
+    control.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut request = [0; 10];
+    control.read_exact(&mut request).unwrap();
+    assert_eq!(&request, b"event\nnew\n");
+    control.write_all(format!("{port}\n").as_bytes()).unwrap();
+    control
+}
+
+#[test]
+fn a_user_who_outlives_its_tunnel_counts_for_it() {
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let relay = TcpListener::bind("127.0.0.1:0").unwrap();
+    let line = format!("forward {} {} --mode event", service.local_addr().unwrap(), relay.local_addr().unwrap());
+    let forwarder = Running::start(&line, &[]);
+    let mut control = event_control(&relay, 7001);
+    control.write_all(b"TICKET\n").unwrap();
+    let (mut user, _) = relay.accept().unwrap();
+    user.read_exact(&mut [0; 13]).unwrap();
+    let (mut dialled, _) = service.accept().unwrap();
+    drop(control);
+    assert_eq!(logged(&forwarder.logs("tunnel lost"), "live"), "1");
+    let control = event_control(&relay, 7002);
+    forwarder.logs("tunnel opened");
+    drop(control);
+    let line = forwarder.logs("tunnel closed");
+    assert_eq!(["address", "users"].map(|name| logged(&line, name)), ["127.0.0.1:7002", "0"], "{line}");
+    user.write_all(b"late").unwrap();
+    dialled.read_exact(&mut [0; 4]).unwrap();
+    drop((user, dialled));
+    let line = forwarder.logs("tunnel closed");
+    let counted = ["address", "users", "bytes_up"].map(|name| logged(&line, name));
+    assert_eq!(counted, ["127.0.0.1:7001", "1", "4"], "{line}");
+}
+
+#[test]
+fn a_relay_that_drops_each_tunnel_is_logged_once_for_each_cause() {
+    let relay = TcpListener::bind("127.0.0.1:0").unwrap();
+    let forwarder = Running::start(&format!("forward 80 {} --mode event", relay.local_addr().unwrap()), &[]);
+    for _ in 0..5 {
+        drop(event_control(&relay, 7001));
+    }
+    event_control(&relay, 7001).write_all(b"no ticket\n").unwrap();
+    let end = Instant::now() + Duration::from_millis(500);
+    let mut lines = Vec::new();
+    while let Ok(line) = forwarder.err.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        lines.push(line);
+    }
+    let about = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    // Before the first loss, and once more before it came back.
+    assert_eq!(about("tunnel opened"), 2, "{lines:?}");
+    assert_eq!(about("the relay closed the connection"), 1, "{lines:?}");
+    assert_eq!(about("an id that is not"), 1, "{lines:?}");
+    // Another address is news.
+    let _control = event_control(&relay, 7002);
+    forwarder.logs("tunnel opened");
+    forwarder.signal("-TERM");
+    forwarder.logs("the relay closed the connection (4 times more)");
+}
