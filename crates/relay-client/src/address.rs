@@ -35,12 +35,15 @@ impl RelayAddr {
         if bare.contains("://") {
             return fail(Problem::Scheme);
         }
+        if bare.matches(':').count() == 1 {
+            return fail(Problem::PortInHost);
+        }
         let is_name = bare.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_'));
         if !is_name && bare.parse::<Ipv6Addr>().is_err() {
             return fail(if bare.contains(':') { Problem::Brackets } else { Problem::Host });
         }
         if port == 0 {
-            return fail(Problem::Port);
+            return Err(AddressError { input: format!("{host}:{port}").into(), problem: Problem::Port });
         }
         Ok(Self { host: bare.into(), port })
     }
@@ -116,18 +119,20 @@ enum Problem {
     Port,
     Brackets,
     Scheme,
+    PortInHost,
 }
 
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is not HOST:PORT: ", self.input)?;
-        f.write_str(match self.problem {
+        let problem = match self.problem {
             Problem::NoHost => "the host is missing",
             Problem::Host => "the host is neither a name nor an IP address",
             Problem::Port => "the port is not a number from 1 to 65535",
             Problem::Brackets => "an IPv6 address goes in brackets, as in [::1]:7000",
             Problem::Scheme => "only plain HOST:PORT is understood, without a scheme",
-        })
+            Problem::PortInHost => return write!(f, "{:?} is not HOST: a port goes apart from it", self.input),
+        };
+        write!(f, "{:?} is not HOST:PORT: {problem}", self.input)
     }
 }
 
@@ -182,6 +187,14 @@ mod tests {
             assert_eq!(error.problem, problem, "{typed:?}");
             assert!(error.to_string().chars().all(|c| !c.is_control()), "{typed:?}");
         }
+    }
+
+    #[test]
+    fn a_host_that_brings_a_port_is_told_so() {
+        let said = |host, port| RelayAddr::new(host, port).unwrap_err().to_string();
+        assert_eq!(said("host:1", 2), "\"host:1\" is not HOST: a port goes apart from it");
+        assert_eq!(said("host", 0), "\"host:0\" is not HOST:PORT: the port is not a number from 1 to 65535");
+        assert!(said("::1:x", 2).contains("in brackets") && said("tls://h", 2).contains("without a scheme"));
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //! Which of both it is shows at once: the original's forms begin with a port or have
 //! `--localForwardPort`. Each has a parser of its own, so neither can change the other's meaning.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::iter::once;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use clap::builder::BoolishValueParser;
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::builder::{BoolishValueParser, Resettable};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Args, CommandFactory, Parser, Subcommand};
 use relay_client::{DEFAULT_PORT, Protocol, RelayAddr};
 use tracing_subscriber::EnvFilter;
 
@@ -49,12 +50,48 @@ pub enum Command {
 /// # Errors
 /// Wrong usage, or a wish for help or the version: [`clap::Error::exit`] says it and ends with the right code.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
-    let args: Vec<_> = args.into_iter().map(go_flag).collect();
+    // Help and errors speak of `relay`, whatever the program's file is called.
+    let args: Vec<_> = once("relay".into()).chain(args.into_iter().skip(1).map(go_flag)).collect();
     if is_original(&args) {
-        Original::try_parse_from(args)?.invocation()
-    } else {
-        Modern::try_parse_from(args)?.invocation()
+        return read::<Original>(&args)?.invocation();
     }
+    match read::<Modern>(&args) {
+        Ok(modern) => modern.invocation(),
+        // No command, but a host and a port: most of the original's way to forward.
+        Err(error) if error.kind() == ErrorKind::InvalidSubcommand && args.len() == 3 && is_number(&args[2]) => {
+            read::<Original>(&args)?.invocation()
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads a command line, and the environment for what it leaves out. An empty variable counts as unset;
+/// an error that comes from a variable names it.
+fn read<P: Parser>(args: &[OsString]) -> Result<P, clap::Error> {
+    let parse = |with: fn(&OsStr) -> bool| {
+        let heed = move |arg: Arg| if arg.get_env().is_some_and(with) { arg } else { arg.env(Resettable::Reset) };
+        let command = P::command().mut_args(heed).mut_subcommands(move |command| command.mut_args(heed));
+        P::from_arg_matches(&command.try_get_matches_from(args)?)
+    };
+    parse(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty())).map_err(|mut error| {
+        if parse(|_| false).is_err_and(|without| without.to_string() == error.to_string()) {
+            return error;
+        }
+        let command = P::command();
+        let all = once(&command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
+        let variable = match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::String(option)) => {
+                let long = option.split_whitespace().next().and_then(|word| word.strip_prefix("--"));
+                all.filter(|arg| arg.get_long() == long).find_map(Arg::get_env)
+            }
+            _ => None,
+        };
+        if let Some(variable) = variable {
+            let variable = variable.to_string_lossy().into_owned();
+            error.insert(ContextKind::InvalidArg, ContextValue::String(variable));
+        }
+        error
+    })
 }
 
 const LOCAL_FORWARD_PORT: &str = "--localForwardPort";
@@ -68,11 +105,13 @@ fn go_flag(arg: OsString) -> OsString {
 }
 
 fn is_original(args: &[OsString]) -> bool {
-    let begins_with_port = args.get(1).is_some_and(|first| {
-        let first = first.as_encoded_bytes();
-        !first.is_empty() && first.iter().all(u8::is_ascii_digit)
-    });
-    begins_with_port || args.iter().any(|arg| arg.as_encoded_bytes().starts_with(LOCAL_FORWARD_PORT.as_bytes()))
+    args.get(1).is_some_and(|first| is_number(first))
+        || args.iter().any(|arg| arg.as_encoded_bytes().starts_with(LOCAL_FORWARD_PORT.as_bytes()))
+}
+
+fn is_number(arg: &OsStr) -> bool {
+    let arg = arg.as_encoded_bytes();
+    !arg.is_empty() && arg.iter().all(u8::is_ascii_digit)
 }
 
 const TEMPLATE: &str = "{about}\n\n{usage-heading} {usage}\n\n{all-args}{after-help}";

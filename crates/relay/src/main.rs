@@ -50,9 +50,8 @@ async fn run(command: Command, shutdown: impl Future<Output = ()> + Send) -> Res
     match command {
         Command::Server { listen, ports, original } => {
             warn!("{}", open_warning(listen, original));
-            let listener = socket::listen(listen).map_err(|error| {
-                format!("cannot listen on {listen}: {error}; stop what listens there, or choose another port")
-            })?;
+            let listener = socket::listen(listen)
+                .map_err(|error| format!("cannot listen on {listen}: {error}; {}", listen_hint(error.kind())))?;
             let config = Config { ports, public_address: listen.ip(), ..Config::default() };
             Server::run(listener, config, shutdown).await.map_err(|error| error.to_string())
         }
@@ -68,6 +67,15 @@ async fn run(command: Command, shutdown: impl Future<Output = ()> + Send) -> Res
             let announce = |url: &str| say(&format_args!("open {url} in a browser; Ctrl-C ends the demo"));
             demo::run(announce, shutdown).await.map_err(|error| format!("the demo failed: {error}"))
         }
+    }
+}
+
+fn listen_hint(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::AddrInUse => "stop what listens there, or choose another port",
+        io::ErrorKind::AddrNotAvailable => "choose an address of this machine, or [::] for all it has",
+        io::ErrorKind::PermissionDenied => "choose a port from 1024 up, or ask for the right to use this one",
+        _ => "choose another address with --listen ADDR:PORT",
     }
 }
 

@@ -152,15 +152,38 @@ fn the_environment_stands_in_for_flags() {
         ("forward 80 host", "RELAY_MODE", "bogus"),
         ("server --open", "RELAY_PORTS", "9-8"),
         ("server --open", "RELAY_LISTEN", "host:1"),
+        ("server", "RELAY_OPEN", "perhaps"),
         ("demo", "RELAY_LOG_FORMAT", "xml"),
+        ("0", "RELAY_LOG_FORMAT", "xml"),
         ("demo", "RELAY_LOG", "=="),
     ] {
         let (code, _, err) = ends(line, &[(name, value)]);
-        assert!(code == 2 && err.contains(value), "{name}={value}: {code} {err}");
+        assert!(code == 2 && err.contains(value) && err.contains(&format!("'{name}'")), "{name}={value}: {code} {err}");
     }
+    // What is wrong on the command line is not the variable's fault.
+    let (_, _, err) = ends("server --open --ports 9-8", &[("RELAY_PORTS", "7-6")]);
+    assert!(err.contains("'9-8' for '--ports"), "{err}");
     // A flag goes before the environment.
     let server = Running::start("server --open --listen 127.0.0.1:0", &[("RELAY_LISTEN", "host:1")]);
     server.logs("relay listens");
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    let names = ["RELAY_LISTEN", "RELAY_PORTS", "RELAY_OPEN", "RELAY_VERBOSE", "RELAY_LOG", "RELAY_LOG_FORMAT"];
+    let empty = names.map(|name| (name, ""));
+    let server = Running::start("server --open --listen 127.0.0.1:0", &empty);
+    server.logs("WARN");
+    server.logs("relay listens");
+    Running::start(&format!("forward 80 {}", nowhere()), &[("RELAY_MODE", "")]).logs("cannot connect");
+    let (code, _, err) = ends("server", &empty);
+    assert!(code == 2 && err.contains("pass --open"), "{err}");
+}
+
+#[test]
+fn an_address_of_another_machine_is_no_port_in_use() {
+    let (code, _, err) = ends("server --open --listen 192.0.2.1:7000", &[]);
+    assert!(code == 1 && err.contains("choose an address of this machine"), "{err}");
 }
 
 #[test]

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use relay::service::Service;
 use relay::{Config, PortRange, Server, forward};
 use relay_client::{Protocol, RelayAddr};
 use relay_net::socket;
@@ -397,7 +396,7 @@ async fn a_service_may_be_a_unix_socket() {
     }
     std::fs::remove_file(&path).unwrap();
     // As with any service that is down.
-    let error = Service::Unix(path).dial().await.unwrap_err().to_string();
+    let error = relay::service::Service::Unix(path).dial().await.unwrap_err().to_string();
     assert!(error.starts_with("cannot connect to unix:"), "{error}");
 }
 

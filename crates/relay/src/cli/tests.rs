@@ -55,12 +55,16 @@ fn wrong_usage_ends_with_2_and_says_what_helps() {
         ("65536", "\"65536\" is no port"),
         ("1234 host", "--localForwardPort"),
         ("1234 5678 9", "unexpected"),
+        ("localhost 7000", "need --localForwardPort"),
+        ("localhost 7000 -v", "unrecognized"),
+        ("forward 7000", "RELAY"),
         ("--localForwardPort=80", "required"),
         ("--localForwardPort=80 host", "<HOST> <PORT>"),
         ("--localForwardPort=0 host 1234", "1..=65535"),
         ("--localForwardPort=x host 1234", "invalid value"),
         ("--localForwardPort=80 host x", "\"x\" is no port"),
         ("--localForwardPort=80 host 0", "from 1 to 65535"),
+        ("--localForwardPort=80 h:1 2", "a port goes apart"),
         ("--localForwardPort=80 a/b 1", "neither a name nor an IP address"),
         ("server", "pass --open"),
         ("server --listen host:1 --open", "give an IP address and a port"),
@@ -101,5 +105,14 @@ fn help_fits_a_screen_and_shows_an_example() {
         assert!(text.lines().count() <= 24, "{line} has {} lines:\n{text}", text.lines().count());
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("relay "), "{text}");
+    }
+}
+
+#[test]
+fn usage_speaks_of_relay_whatever_the_file_is_called() {
+    for line in ["server --bogus", "bogus", "forward 80", "--localForwardPort=80", "demo now", "server --help"] {
+        let args = std::iter::once("/opt/relay-1.2").chain(line.split_whitespace());
+        let said = parse(args.map(OsString::from)).expect_err(line).to_string();
+        assert!(said.contains("Usage: relay ") && !said.contains("relay-1.2"), "{said}");
     }
 }
