@@ -25,7 +25,7 @@ const REPEATS_EVERY: Duration = Duration::from_secs(10);
 const STOOD: Duration = Duration::from_secs(10);
 
 /// How often it is said that a relay goes on to drop each tunnel as soon as it stands.
-const DROPS_EVERY: Duration = Duration::from_secs(600);
+const DROPS_EVERY: Duration = Duration::from_mins(1);
 
 /// How long the resets of the last users may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
