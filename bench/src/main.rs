@@ -11,13 +11,19 @@ mod link;
 #[cfg(target_os = "linux")]
 mod load;
 #[cfg(target_os = "linux")]
+mod machine;
+#[cfg(target_os = "linux")]
 mod metrics;
+#[cfg(target_os = "linux")]
+mod path;
 #[cfg(target_os = "linux")]
 mod place;
 #[cfg(target_os = "linux")]
 mod process;
 #[cfg(target_os = "linux")]
 mod programs;
+#[cfg(target_os = "linux")]
+mod report;
 #[cfg(target_os = "linux")]
 mod results;
 #[cfg(target_os = "linux")]

@@ -146,7 +146,7 @@ impl Drop for Place {
 /// Sets up the namespace that this process was started in, says so with its congestion control, and keeps
 /// it until standard input ends.
 pub(crate) fn hold(congestion: &str) -> io::Result<()> {
-    ip(&["link", "set", "lo", "up"])?;
+    tool("ip", &["link", "set", "lo", "up"])?;
     fs::write(DEFAULT_ALGORITHM, congestion)
         .map_err(|error| io::Error::new(error.kind(), format!("congestion control {congestion}: {error}")))?;
     // Room for 18 000 connections to one address: the kernel takes ports of one parity first.
@@ -156,14 +156,14 @@ pub(crate) fn hold(congestion: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs `ip`.
-pub(crate) fn ip(words: &[&str]) -> io::Result<()> {
-    let output = Command::new("ip").args(words).output()?;
+/// Runs a tool of the system's to its end.
+pub(crate) fn tool(name: &str, words: &[&str]) -> io::Result<()> {
+    let output = Command::new(name).args(words).output()?;
     if output.status.success() {
         return Ok(());
     }
     let error = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!("ip {}: {}", words.join(" "), error.trim())))
+    Err(io::Error::other(format!("{name} {}: {}", words.join(" "), error.trim())))
 }
 
 /// Congestion controls that namespaces may choose: the system's list, made longer while this lives.

@@ -1,6 +1,5 @@
 //! Programs under measurement: started, watched through /proc, ended.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -18,6 +17,8 @@ pub(crate) struct Running {
     stdout: Option<BufReader<ChildStdout>>,
     log: PathBuf,
     name: String,
+    /// It starts processes that count as its own.
+    forks: bool,
 }
 
 impl Running {
@@ -41,7 +42,17 @@ impl Running {
             .spawn()
             .map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;
         let stdout = child.stdout.take().map(BufReader::new);
-        Ok(Self { child, stdout, log, name: name.to_owned() })
+        Ok(Self { child, stdout, log, name: name.to_owned(), forks: false })
+    }
+
+    /// Says that it starts processes: they are looked for among all of the system's.
+    pub(crate) fn forking(mut self) -> Self {
+        self.forks = true;
+        self
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        if self.forks { tree(self.child.id(), &parents()) } else { vec![self.child.id()] }
     }
 
     /// The next line that it prints.
@@ -66,64 +77,59 @@ impl Running {
         io::Error::other(format!("{}: {what}; it said: {last}", self.name))
     }
 
-    /// CPU time of it and its descendants, in seconds.
+    /// CPU time of it and the processes it started, in seconds.
     pub(crate) fn cpu_seconds(&self) -> io::Result<f64> {
-        let all = processes()?;
-        let tree = tree(self.child.id(), &all);
-        Ok(tree.iter().map(|pid| all[pid].cpu_ticks as f64).sum::<f64>() / TICKS_PER_SECOND)
+        let ticks: Option<u64> = self.pids().into_iter().map(cpu_ticks).sum();
+        ticks.map(|ticks| ticks as f64 / TICKS_PER_SECOND).ok_or_else(|| self.failed("a process of it is gone"))
     }
 
-    /// Resident memory of it and its descendants, in KiB.
+    /// Resident memory of it and the processes it started, in KiB.
     pub(crate) fn resident_kib(&self) -> io::Result<f64> {
-        tree(self.child.id(), &processes()?).into_iter().map(resident_kib).sum()
+        self.pids().into_iter().map(resident_kib).sum()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         // A session's process of sshd outlives the one that was started. Errors say that they are gone.
-        let descendants = processes().map(|all| tree(self.child.id(), &all)).unwrap_or_default();
+        let descendants = self.pids().split_off(1);
         let _ = self.child.kill();
-        for pid in descendants.into_iter().filter(|pid| *pid != self.child.id()) {
+        for pid in descendants {
             let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
         }
         let _ = self.child.wait();
     }
 }
 
-/// What /proc/PID/stat says of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stat {
-    parent: u32,
-    /// In user and kernel mode, in ticks.
-    cpu_ticks: u64,
+/// CPU time in user and kernel mode; none of a process that is gone.
+fn cpu_ticks(pid: u32) -> Option<u64> {
+    parse_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-impl Stat {
-    fn parse(text: &str) -> Option<Self> {
-        // The second field is the program's name in brackets, which may hold anything.
-        let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-        let parent = fields.nth(1)?.parse().ok()?;
-        // Fields 14 and 15, counted from 1; field 5 is next.
-        let (user, kernel) = (fields.nth(9)?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?);
-        Some(Self { parent, cpu_ticks: user + kernel })
-    }
+fn parse_ticks(stat: &str) -> Option<u64> {
+    // The second field is the program's name in brackets, which may hold anything. Of the fields, counted from 1,
+    // the third follows, and those wanted are 14 and 15.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
-fn processes() -> io::Result<HashMap<u32, Stat>> {
-    let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // A process may end while it is looked at.
-    Ok(pids
-        .filter_map(|pid: u32| Some((pid, Stat::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?)))
-        .collect())
+/// All processes, and who started them.
+fn parents() -> Vec<(u32, u32)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some((pid, stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?))
+    })
+    .collect()
 }
 
-/// A process and its descendants, as far as they are there.
-fn tree(root: u32, all: &HashMap<u32, Stat>) -> Vec<u32> {
-    let mut found: Vec<u32> = all.contains_key(&root).then_some(root).into_iter().collect();
+/// A process and its descendants.
+fn tree(root: u32, parents: &[(u32, u32)]) -> Vec<u32> {
+    let mut found = vec![root];
     let mut next = 0;
     while let Some(parent) = found.get(next).copied() {
-        found.extend(all.iter().filter(|(_, stat)| stat.parent == parent).map(|(pid, _)| *pid));
+        found.extend(parents.iter().filter(|(_, by)| *by == parent).map(|(pid, _)| *pid));
         next += 1;
     }
     found
@@ -142,23 +148,22 @@ mod tests {
 
     #[test]
     fn names_with_brackets_and_spaces_are_skipped() {
-        let stat = "7 (a) b) S 3 7 7 0 -1 4194304 107 0 0 0 25 17 0 0 20 0 1 0 1 2 3";
-        assert_eq!(Stat::parse(stat), Some(Stat { parent: 3, cpu_ticks: 42 }));
-        assert_eq!(Stat::parse("7 (a"), None);
+        assert_eq!(parse_ticks("7 (a) b) S 3 7 7 0 -1 4194304 107 0 0 0 25 17 0 0 20 0 1 0 1 2 3"), Some(42));
+        assert_eq!(parse_ticks("7 (a"), None);
     }
 
     #[test]
     fn a_tree_holds_grandchildren_and_no_others() {
-        let stat = |parent| Stat { parent, cpu_ticks: 0 };
-        let all = HashMap::from([(1, stat(0)), (2, stat(1)), (3, stat(2)), (4, stat(1)), (5, stat(3))]);
-        let mut tree = tree(2, &all);
-        tree.sort_unstable();
-        assert_eq!(tree, [2, 3, 5]);
+        assert_eq!(tree(2, &[(1, 0), (2, 1), (3, 2), (4, 1), (5, 3)]), [2, 3, 5]);
+        let child = Command::new("sleep").arg("10").spawn().unwrap();
+        let family = Running { child, stdout: None, log: PathBuf::new(), name: String::new(), forks: true };
+        assert!(tree(std::process::id(), &parents()).contains(&family.child.id()));
+        assert_eq!(family.pids(), [family.child.id()]);
     }
 
     #[test]
     fn this_process_has_memory() {
         assert!(resident_kib(std::process::id()).unwrap() > 100.0);
-        assert!(processes().unwrap().contains_key(&std::process::id()));
+        assert!(cpu_ticks(std::process::id()).is_some());
     }
 }

@@ -47,6 +47,20 @@ impl Results {
         )
     }
 
+    /// Of a row that grows: for each step how many there were, and a figure over the rounds.
+    pub(crate) fn growth(&self, setting: &str, row: Row, metric: &str) -> Vec<(f64, Summary)> {
+        let of = |sample: &Sample| Some((sample.metrics.get("count")?, sample.metrics.get(metric)?));
+        let all: Vec<(f64, f64)> = self.of(setting, row).filter_map(of).collect();
+        let mut counts: Vec<f64> = all.iter().map(|(count, _)| *count).collect();
+        counts.sort_by(f64::total_cmp);
+        counts.dedup();
+        let step = |count: f64| {
+            let values = all.iter().filter(|(other, _)| other.total_cmp(&count).is_eq()).map(|(_, value)| *value);
+            Some((count, Summary::of(values)?))
+        };
+        counts.into_iter().filter_map(step).collect()
+    }
+
     /// The samples of a row.
     pub(crate) fn of<'a>(&'a self, setting: &'a str, row: Row) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| sample.setting == setting && sample.row == row)

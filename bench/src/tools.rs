@@ -55,6 +55,15 @@ impl Tools {
         })
     }
 
+    /// Where results go: into the source tree if they are whole, else out of the way.
+    pub(crate) fn results(&self, whole: bool) -> PathBuf {
+        if whole {
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("results")
+        } else {
+            self.work.with_file_name("bench-results")
+        }
+    }
+
     /// What a program lacks here, if anything.
     pub(crate) fn missing(&self, program: Program) -> Option<String> {
         let needs: &[&Path] = match program {

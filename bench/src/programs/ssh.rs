@@ -28,7 +28,7 @@ pub(super) fn start(stage: &Stage<'_>) -> io::Result<Standing> {
     let _ = fs::create_dir_all("/run/sshd");
     let mut command = stage.near.command(&stage.tools.sshd);
     command.args(["-D", "-e", "-f"]).arg(configuration);
-    let server = Running::start_silent(command, "server", folder)?;
+    let server = Running::start_silent(command, "server", folder)?.forking();
     stage.near.wait_for_listener(control)?;
     let mut command = stage.far.command(&stage.tools.ssh);
     command.args(["-N", "-T", "-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);

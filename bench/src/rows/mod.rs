@@ -1,6 +1,8 @@
 //! The rows of the comparison: what is measured.
 
+pub(crate) mod long;
 pub(crate) mod loopback;
+pub(crate) mod scale;
 pub(crate) mod session;
 
 use clap::ValueEnum;
@@ -28,6 +30,31 @@ pub(crate) enum Row {
     Idle,
     /// A user's messages beside another that does not read
     Stalled,
+    /// Long path: one connection, each way
+    LongStream,
+    /// Long path: connections of one byte each way, one at a time and 32 at once
+    LongConnect,
+    /// Long path: a user's messages beside one that saturates it, each way
+    LongBeside,
+    /// Long path: eight connections at 1 % loss, each way
+    LongLoss,
+    /// 18 000 users of one multiplex forwarder
+    ScaleUsers,
+    /// 1 000 forwarders of one relay
+    ScaleForwarders,
+}
+
+/// Where a row is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ground {
+    Loopback,
+    /// Over the emulated path, with this congestion control and packets lost out of a thousand.
+    LongPath {
+        congestion: &'static str,
+        loss: u32,
+    },
+    /// On loopback, in steps that double.
+    Scale,
 }
 
 impl Row {
@@ -40,6 +67,22 @@ impl Row {
             Self::Connect => "Connect, a byte each way, close; 32 at a time",
             Self::Idle => "Memory of an idle user",
             Self::Stalled => "Ping-pong beside a stalled reader",
+            Self::LongStream => "Long path: one connection",
+            Self::LongConnect => "Long path: connect, a byte each way",
+            Self::LongBeside => "Long path: ping-pong beside a user that saturates it",
+            Self::LongLoss => "Long path: eight connections at 1 % loss",
+            Self::ScaleUsers => "Users of one multiplex forwarder",
+            Self::ScaleForwarders => "Forwarders of one relay",
+        }
+    }
+
+    pub(crate) const fn ground(self) -> Ground {
+        match self {
+            Self::LongStream | Self::LongConnect => Ground::LongPath { congestion: "bbr", loss: 0 },
+            Self::LongBeside => Ground::LongPath { congestion: "cubic", loss: 0 },
+            Self::LongLoss => Ground::LongPath { congestion: "cubic", loss: 10 },
+            Self::ScaleUsers | Self::ScaleForwarders => Ground::Scale,
+            _ => Ground::Loopback,
         }
     }
 
