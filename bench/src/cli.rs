@@ -42,6 +42,9 @@ struct ReportArgs {
     /// Put the page into this document, too, between its markers
     #[arg(long, value_name = "FILE")]
     publish: Option<PathBuf>,
+    /// Where that document finds the charts
+    #[arg(long, value_name = "DIR", default_value = "../bench/results")]
+    charts: String,
 }
 
 pub(crate) fn run() -> ExitCode {
@@ -69,6 +72,6 @@ pub(crate) fn run() -> ExitCode {
 fn report(args: &ReportArgs) -> io::Result<()> {
     let results = Results::read(&args.results)?;
     let folder = args.results.parent().unwrap_or(Path::new("."));
-    let page = report::write(&results, folder)?;
-    args.publish.as_ref().map_or(Ok(()), |document| report::publish(&page, document))
+    report::write(&results, folder)?;
+    args.publish.as_ref().map_or(Ok(()), |document| report::publish(&results, &args.charts, document))
 }

@@ -46,10 +46,11 @@ pub(crate) fn connect(addresses: &[SocketAddr], users: usize, at_once: usize) ->
             if event.is_writable() && !attempt.asked {
                 attempt.ask()?;
             }
-            if event.is_readable()
-                && attempt.answered()?
-                && let Some(attempt) = slot.take()
-            {
+            let answered = event.is_readable()
+                && attempt.answered().map_err(|error| {
+                    io::Error::new(error.kind(), format!("after {} of {users} users: {error}", held.len()))
+                })?;
+            if answered && let Some(attempt) = slot.take() {
                 times.push(micros(attempt.start.elapsed()));
                 held.push(attempt.stream);
                 begin(&mut attempts, &poll)?;

@@ -11,8 +11,8 @@ use crate::results::Results;
 use crate::rows::{Ground, Row};
 use crate::stats::Summary;
 
-/// The page; charts are shown by their file names in the page's folder.
-pub(crate) fn page(results: &Results, charts: &[&str]) -> String {
+/// The page; `charts` are files' names, `folder` is where they are as seen from the page, with its slash.
+pub(crate) fn page(results: &Results, charts: &[String], folder: &str) -> String {
     let mut page = String::new();
     // Writing to a string cannot fail.
     let _ = head(&mut page, results);
@@ -23,7 +23,7 @@ pub(crate) fn page(results: &Results, charts: &[&str]) -> String {
                 let _ = table(&mut page, results, setting, row);
                 let begin = format!("{setting}-{}-", row.name());
                 for chart in charts.iter().filter(|name| is_of(name, &begin, row)) {
-                    let _ = writeln!(page, "![{}]({chart})", row.title());
+                    let _ = writeln!(page, "![{}]({folder}{chart})", row.title());
                 }
                 page.push('\n');
             }
@@ -68,37 +68,31 @@ fn targets(page: &mut String, verdicts: &[Verdict]) -> std::fmt::Result {
             Some((program, value)) => format!("{} {}", program.title(), digits(value)),
             None => "–".to_owned(),
         };
-        let moonshot = verdict
-            .moonshot
-            .map_or_else(String::new, |bound| format!("{}: {}", bound_text(bound), yes(bound.holds(verdict.value))));
-        let met =
-            if verdict.bound == Bound::AtMost(f64::INFINITY) { "" } else { yes(verdict.bound.holds(verdict.value)) };
+        let (bound, met) = said(verdict.bound, verdict.value);
+        let (moonshot, reached) = said(verdict.moonshot, verdict.value);
         writeln!(
             page,
-            "| {} | {} | {} | {} | {} | {against} | {} | {} | {met} | {moonshot} |",
+            "| {} | {} | {} | {} | {} | {against} | {} | {bound} | {met} | {moonshot} {reached} |",
             verdict.row.title(),
             metric::title(verdict.metric),
             verdict.setting,
             verdict.program.title(),
             digits(verdict.ours),
             digits(verdict.value),
-            bound_text(verdict.bound),
         )?;
     }
     page.push('\n');
     Ok(())
 }
 
-fn bound_text(bound: Bound) -> String {
-    match bound {
-        Bound::AtMost(bound) if bound.is_infinite() => String::new(),
+/// A bound, and whether it is met.
+fn said(bound: Option<Bound>, value: f64) -> (String, &'static str) {
+    let Some(bound) = bound else { return (String::new(), "") };
+    let text = match bound {
         Bound::AtLeast(bound) => format!("≥ {bound}"),
         Bound::AtMost(bound) => format!("≤ {bound}"),
-    }
-}
-
-const fn yes(met: bool) -> &'static str {
-    if met { "yes" } else { "**no**" }
+    };
+    (text, if bound.holds(value) { "yes" } else { "**no**" })
 }
 
 fn cell(all: Summary) -> String {
@@ -169,10 +163,10 @@ mod tests {
             sample(Program::Multiplex, 1, 120.0),
             sample(Program::Rathole, 0, 100.0),
         ];
-        let page = page(&results, &["cubic-ping-64-per-s.svg", "cubic-ping-median-us.svg"]);
+        let page = page(&results, &["cubic-ping-64-per-s.svg", "cubic-ping-median-us.svg"].map(String::from), "x/");
         assert!(page.contains("- missing: bore (not there)"), "{page}");
         assert!(page.contains("| relay, multiplex | **110** (100–120) | – | – |"), "{page}");
         assert!(page.contains("| rathole 100 | 1.10 | ≥ 1.5 | **no** |"), "{page}");
-        assert!(page.contains("](cubic-ping-64-per-s.svg)") && !page.contains("cubic-ping-median-us"), "{page}");
+        assert!(page.contains("](x/cubic-ping-64-per-s.svg)") && !page.contains("cubic-ping-median-us"), "{page}");
     }
 }

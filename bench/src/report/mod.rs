@@ -17,20 +17,24 @@ use clap::ValueEnum;
 /// Writes `results.json`, `results.md` and the charts into the folder, and gives the page.
 pub(crate) fn write(results: &Results, folder: &Path) -> io::Result<String> {
     fs::create_dir_all(folder)?;
-    results.write(&folder.join("results.json"))?;
-    let mut charts = Vec::new();
-    for setting in results.settings() {
-        for row in Row::value_variants() {
-            charts.extend(charts_of(results, setting, *row));
-        }
+    // No chart of another run may stay.
+    for old in fs::read_dir(folder)?.flatten().filter(|file| file.path().extension().is_some_and(|end| end == "svg")) {
+        fs::remove_file(old.path())?;
     }
+    results.write(&folder.join("results.json"))?;
+    let charts = charts(results);
     for (name, chart) in &charts {
         fs::write(folder.join(name), chart)?;
     }
-    let names: Vec<&str> = charts.iter().map(|(name, _)| name.as_str()).collect();
-    let page = markdown::page(results, &names);
+    let names: Vec<String> = charts.into_iter().map(|(name, _)| name).collect();
+    let page = markdown::page(results, &names, "");
     fs::write(folder.join("results.md"), &page)?;
     Ok(page)
+}
+
+fn charts(results: &Results) -> Vec<(String, String)> {
+    let rows = |setting| Row::value_variants().iter().flat_map(move |row| charts_of(results, setting, *row));
+    results.settings().into_iter().flat_map(rows).collect()
 }
 
 /// File names and pictures.
@@ -54,8 +58,9 @@ fn charts_of(results: &Results, setting: &str, row: Row) -> Vec<(String, String)
     charts
 }
 
-/// Puts the page between the markers of a document, which keeps the rest.
-pub(crate) fn publish(page: &str, document: &Path) -> io::Result<()> {
+/// Puts the page between the markers of a document, which keeps the rest. `folder` is where the charts are as seen from
+/// the document.
+pub(crate) fn publish(results: &Results, folder: &str, document: &Path) -> io::Result<()> {
     const BEGIN: &str = "<!-- results: written by relay-bench -->";
     const END: &str = "<!-- end of results -->";
     let text = fs::read_to_string(document)?;
@@ -63,5 +68,7 @@ pub(crate) fn publish(page: &str, document: &Path) -> io::Result<()> {
     let Some((head, tail)) = parts else {
         return Err(io::Error::other(format!("{} has not got the lines {BEGIN} and {END}", document.display())));
     };
-    fs::write(document, format!("{head}{BEGIN}\n\n{page}\n{END}{tail}"))
+    let names: Vec<String> = charts(results).into_iter().map(|(name, _)| name).collect();
+    let page = markdown::page(results, &names, &format!("{folder}/"));
+    fs::write(document, format!("{head}{BEGIN}\n\n{page}{END}{tail}"))
 }
