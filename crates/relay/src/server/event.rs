@@ -10,10 +10,11 @@ use relay_net::pipe::{Party, pipe};
 use relay_net::socket::{self, Socket};
 use relay_proto::handshake::Id;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::pending::Place;
 use super::registry::{Name, Names};
 use super::tunnel::{PublicPort, Tunnel};
 use super::{aborted, reset};
@@ -27,19 +28,12 @@ type Ticket = Name<oneshot::Sender<Party>>;
 pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, control: TcpStream) {
     let _ = socket::watch_always_reading(&control);
     let mut announcements = Announcements::default();
-    let waiting = Arc::new(Semaphore::new(tunnel.limits().waiting_users));
     let reason = loop {
         tokio::select! {
-            (user, address) = public.accept() => {
-                // A client that does not read its announcements has as many waiting for it, at most.
-                let place = waiting.clone().try_acquire_owned().ok();
-                let Some(place) = place.filter(|_| announcements.queue.len() < tunnel.limits().waiting_users) else {
-                    tunnel.refused(user, address, "too many users wait for the client to dial back");
-                    continue;
-                };
+            (user, address, place) = public.accept() => {
                 let (claimer, claim) = oneshot::channel();
                 let ticket = tunnel.relay.tickets.give(claimer);
-                announcements.queue.push_back(ticket.id().clone());
+                announcements.add(ticket.id().clone(), &tunnel);
                 tunnel.relay.tasks.spawn(wait(tunnel.clone(), user, address, ticket, claim, place));
             }
             ready = control.readable() => {
@@ -66,12 +60,13 @@ async fn wait(
     address: SocketAddr,
     ticket: Ticket,
     claim: oneshot::Receiver<Party>,
-    place: OwnedSemaphorePermit,
+    mut place: Place,
 ) {
     let claimed = tokio::select! {
         biased;
         claimed = timeout(tunnel.limits().ticket, claim) => claimed,
         () = aborted(&user) => return debug!(user = %address, port = tunnel.port, "user left while it waited"),
+        () = place.pushed_out() => return tunnel.crowded_out(user, address),
         () = tunnel.over.cancelled() => return reset(user),
     };
     drop((ticket, place));
@@ -104,6 +99,14 @@ struct Announcements {
 impl Announcements {
     fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.lines.is_empty()
+    }
+
+    /// One more. From a client that does not read, no more pile up than twice the users who wait.
+    fn add(&mut self, id: Id, tunnel: &Tunnel) {
+        if self.queue.len() >= 2 * tunnel.limits().waiting_users {
+            self.queue.retain(|id| tunnel.relay.tickets.contains(id));
+        }
+        self.queue.push_back(id);
     }
 
     /// Writes what the connection takes now. Tickets that nobody waits with any more are left out.

@@ -26,19 +26,24 @@ pub struct Limits {
     pub stream_wait: Duration,
     /// How long a user who wants a member waits at an empty pool. 10 s, as for a ticket.
     pub member_wait: Duration,
-    /// Users of one tunnel who wait for a stream, a ticket's claim or a member. 1 024: whoever comes
-    /// beyond it would hardly be served in time and is reset at once.
+    /// Users of one tunnel who wait for a stream, a ticket's claim or a member, silent ones included.
+    /// 4 096: beyond it the source with most of them loses its oldest.
     pub waiting_users: usize,
+    /// How long a user may always wait before it can be crowded out; until then newcomers wait in
+    /// the kernel. 1 s: a client that can serve a burst at all has served some of it by then.
+    pub waiting_grace: Duration,
     /// How long a user of a pool may stay silent while the service is silent too. 5 min: longer
     /// than browsers keep a spare connection; it costs the pool no member.
     pub silent: Duration,
-    /// Silent users of one pool. 4 096: beyond it the source with most of them loses its oldest.
-    pub silent_users: usize,
     /// Idle members of one pool. 4 096: more than a forwarder keeps, and each is a file descriptor.
     pub idle_members: usize,
     /// What is read from an idle member ahead of its user. 16 KiB: enough for any greeting; the
     /// rest waits in the kernel.
     pub early_bytes: usize,
+    /// How long a member must have been there to be given to a user who sent only an end-of-file. 3 s:
+    /// clients take a member that ends without a byte within 2 s of joining for refused; the rest is
+    /// for what the path delays.
+    pub member_settled: Duration,
     /// How long a pool lives without a member or a connection in use. 30 s: time for its client to
     /// come back before the port goes.
     pub pool_grace: Duration,
@@ -61,11 +66,12 @@ impl Default for Limits {
             ticket: Duration::from_secs(10),
             stream_wait: Duration::from_secs(10),
             member_wait: Duration::from_secs(10),
-            waiting_users: 1024,
+            waiting_users: 4096,
+            waiting_grace: Duration::from_secs(1),
             silent: Duration::from_mins(5),
-            silent_users: 4096,
             idle_members: 4096,
             early_bytes: 16 * 1024,
+            member_settled: Duration::from_secs(3),
             pool_grace: Duration::from_secs(30),
             half_closed_idle: pipe::HALF_CLOSED_IDLE,
             drain: Duration::from_secs(30),

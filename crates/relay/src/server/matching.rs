@@ -1,10 +1,23 @@
 //! Who gets whom in a pool: first come, first served, on both sides.
 //!
-//! An eager user (who sent a byte, or finished) takes any member; a silent one only a member that
-//! has spoken. So probes and spare connections use up no members, and services that speak first
-//! need not wait for the user. Plain synchronous code without I/O: `U` is told of its `M`.
+//! A user who sent a byte takes any member, a silent one only a member that has spoken. So probes and
+//! spare connections use up no members, and services that speak first need not wait for the user. A
+//! user who sent only an end-of-file comes after those with bytes and gets only a member that has
+//! settled: to the client, a fresh one that ends without a byte looks refused. Plain synchronous code
+//! without I/O or clock: `U` is told of its `M`.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+/// What a user has shown of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// Nothing yet.
+    Silent,
+    /// Its end, without a byte.
+    Finished,
+    /// A byte.
+    Eager,
+}
 
 /// The users and idle members of one pool that have not found each other.
 ///
@@ -13,10 +26,13 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Matching<U, M> {
     next: u64,
     silent: BTreeMap<u64, U>,
+    finished: BTreeMap<u64, U>,
     eager: BTreeMap<u64, U>,
     idle: BTreeMap<u64, M>,
     /// Those of the idle who have spoken.
     speaking: BTreeSet<u64>,
+    /// Those of the idle who have been here for a while.
+    settled: BTreeSet<u64>,
 }
 
 impl<U, M> Default for Matching<U, M> {
@@ -24,9 +40,11 @@ impl<U, M> Default for Matching<U, M> {
         Self {
             next: 0,
             silent: BTreeMap::new(),
+            finished: BTreeMap::new(),
             eager: BTreeMap::new(),
             idle: BTreeMap::new(),
             speaking: BTreeSet::new(),
+            settled: BTreeSet::new(),
         }
     }
 }
@@ -38,26 +56,26 @@ impl<U, M> Matching<U, M> {
         self.next
     }
 
-    pub(super) fn add_silent(&mut self, key: u64, user: U) {
-        self.silent.insert(key, user);
-    }
-
-    /// A user who wants a member now. Who was silent before, or matched in vain, keeps its key and so
-    /// its place.
-    pub(super) fn add_eager(&mut self, key: u64, user: U) {
-        self.eager.insert(key, user);
+    /// A user waits for a member. Who behaved otherwise before, or was matched in vain, keeps its key
+    /// and so its place.
+    pub(super) fn add_user(&mut self, key: u64, manner: Manner, user: U) {
+        let users = match manner {
+            Manner::Silent => &mut self.silent,
+            Manner::Finished => &mut self.finished,
+            Manner::Eager => &mut self.eager,
+        };
+        users.insert(key, user);
     }
 
     pub(super) fn remove_user(&mut self, key: u64) {
-        self.silent.remove(&key);
-        self.eager.remove(&key);
+        for users in [&mut self.silent, &mut self.finished, &mut self.eager] {
+            users.remove(&key);
+        }
     }
 
-    pub(super) fn add_member(&mut self, key: u64, member: M, speaks: bool) {
+    /// An idle member, which has neither spoken nor settled.
+    pub(super) fn add_member(&mut self, key: u64, member: M) {
         self.idle.insert(key, member);
-        if speaks {
-            self.speaking.insert(key);
-        }
     }
 
     /// An idle member has spoken; nothing if it was matched meanwhile.
@@ -67,9 +85,17 @@ impl<U, M> Matching<U, M> {
         }
     }
 
-    pub(super) fn remove_member(&mut self, key: u64) {
-        self.idle.remove(&key);
+    /// An idle member has settled; nothing if it was matched meanwhile.
+    pub(super) fn settles(&mut self, key: u64) {
+        if self.idle.contains_key(&key) {
+            self.settled.insert(key);
+        }
+    }
+
+    pub(super) fn remove_member(&mut self, key: u64) -> Option<M> {
         self.speaking.remove(&key);
+        self.settled.remove(&key);
+        self.idle.remove(&key)
     }
 
     /// How many members are idle.
@@ -79,14 +105,16 @@ impl<U, M> Matching<U, M> {
 
     /// Takes out the next pair, if there is one.
     pub(super) fn pair(&mut self) -> Option<(U, M)> {
-        let (users, key) = if self.eager.is_empty() {
-            (&mut self.silent, *self.speaking.first()?)
-        } else {
-            (&mut self.eager, *self.idle.first_key_value()?.0)
-        };
-        let (_, user) = users.pop_first()?;
-        self.speaking.remove(&key);
-        Some((user, self.idle.remove(&key)?))
+        let choices = [
+            (&mut self.eager, self.idle.keys().next()),
+            (&mut self.finished, self.settled.first()),
+            (&mut self.silent, self.speaking.first()),
+        ];
+        let (user, key) = choices.into_iter().find_map(|(users, member)| {
+            let key = *member?;
+            Some((users.pop_first()?.1, key))
+        })?;
+        Some((user, self.remove_member(key)?))
     }
 }
 
@@ -98,26 +126,31 @@ mod tests {
         let mut matching = Matching::default();
         for user in silent {
             let key = matching.key();
-            matching.add_silent(key, *user);
+            matching.add_user(key, Manner::Silent, *user);
         }
         for &(member, speaks) in members {
             let key = matching.key();
-            matching.add_member(key, member, speaks);
+            matching.add_member(key, member);
+            if speaks {
+                matching.speaks(key);
+            }
         }
         matching
     }
 
-    fn hurry(matching: &mut Matching<&'static str, &'static str>, key: u64, user: &'static str) {
+    fn change(matching: &mut Matching<&'static str, &'static str>, key: u64, manner: Manner, user: &'static str) {
         matching.remove_user(key);
-        matching.add_eager(key, user);
+        matching.add_user(key, manner, user);
     }
 
     #[test]
     fn silent_users_use_up_no_members() {
         let mut matching = with(&["probe"], &[("a", false)]);
         assert_eq!(matching.pair(), None);
+        matching.settles(2);
+        assert_eq!(matching.pair(), None);
         let key = matching.key();
-        matching.add_eager(key, "browser");
+        matching.add_user(key, Manner::Eager, "browser");
         assert_eq!(matching.pair(), Some(("browser", "a")));
         assert_eq!(matching.pair(), None);
     }
@@ -125,9 +158,9 @@ mod tests {
     #[test]
     fn first_come_first_served() {
         let mut matching = with(&["first", "second"], &[("a", false), ("b", false)]);
-        hurry(&mut matching, 2, "second");
+        change(&mut matching, 2, Manner::Eager, "second");
         assert_eq!(matching.pair(), Some(("second", "a")));
-        hurry(&mut matching, 1, "first");
+        change(&mut matching, 1, Manner::Eager, "first");
         assert_eq!(matching.pair(), Some(("first", "b")));
         assert_eq!(matching.pair(), None);
     }
@@ -138,32 +171,63 @@ mod tests {
         matching.speaks(4);
         assert_eq!(matching.pair(), Some(("first", "b")));
         assert_eq!(matching.pair(), None);
-        matching.add_member(5, "c", true);
+        matching.add_member(5, "c");
+        matching.speaks(5);
         assert_eq!(matching.pair(), Some(("second", "c")));
         assert_eq!(matching.pair(), None);
         assert_eq!(matching.idle(), 1);
     }
 
     #[test]
+    fn a_user_who_only_finished_gets_a_settled_member() {
+        let mut matching = with(&["first", "second"], &[("a", false), ("b", false), ("c", false)]);
+        change(&mut matching, 1, Manner::Finished, "first");
+        assert_eq!(matching.pair(), None);
+        matching.settles(4);
+        assert_eq!(matching.pair(), Some(("first", "b")));
+        change(&mut matching, 2, Manner::Finished, "second");
+        assert_eq!(matching.pair(), None, "what one settled is not the other's");
+        // Who sent a byte comes first, though it came later.
+        matching.settles(3);
+        let key = matching.key();
+        matching.add_user(key, Manner::Eager, "eager");
+        assert_eq!(matching.pair(), Some(("eager", "a")));
+        assert_eq!(matching.pair(), None);
+        matching.settles(5);
+        assert_eq!(matching.pair(), Some(("second", "c")));
+    }
+
+    #[test]
+    fn a_silent_user_waits_for_no_settled_member() {
+        let mut matching = with(&["finished", "silent"], &[("a", true)]);
+        change(&mut matching, 1, Manner::Finished, "finished");
+        assert_eq!(matching.pair(), Some(("silent", "a")));
+        assert_eq!(matching.pair(), None);
+    }
+
+    #[test]
     fn who_is_matched_or_gone_comes_no_more() {
         let mut matching = with(&["user"], &[("a", true), ("b", true)]);
+        matching.settles(2);
         matching.remove_member(2);
         assert_eq!(matching.pair(), Some(("user", "b")));
         matching.speaks(3);
+        matching.settles(3);
         matching.remove_user(1);
+        change(&mut matching, 4, Manner::Finished, "late");
         assert_eq!(matching.pair(), None);
-        assert_eq!((matching.idle(), matching.speaking.len(), matching.eager.len()), (0, 0, 0));
+        assert_eq!((matching.idle(), matching.speaking.len(), matching.settled.len()), (0, 0, 0));
     }
 
     #[test]
     fn who_was_matched_in_vain_keeps_its_place() {
         let mut matching = with(&["first", "second"], &[("dead", false)]);
-        hurry(&mut matching, 1, "first");
+        change(&mut matching, 1, Manner::Eager, "first");
         assert_eq!(matching.pair(), Some(("first", "dead")));
-        hurry(&mut matching, 2, "second");
-        matching.add_eager(1, "first");
+        change(&mut matching, 2, Manner::Eager, "second");
+        matching.add_user(1, Manner::Eager, "first");
         let key = matching.key();
-        matching.add_member(key, "alive", false);
+        matching.add_member(key, "alive");
         assert_eq!(matching.pair(), Some(("first", "alive")));
     }
 }

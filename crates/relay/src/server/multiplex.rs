@@ -6,10 +6,10 @@ use std::sync::Arc;
 use relay_net::mux::{Link, Role, Side};
 use relay_net::socket::{self, Socket};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::pending::Place;
 use super::tunnel::{PublicPort, Tunnel};
 use super::{aborted, reset};
 
@@ -18,13 +18,11 @@ use super::{aborted, reset};
 pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, socket: TcpStream, early: Vec<u8>) {
     let _ = socket::watch_always_reading(&socket);
     let link = Link::start(Role::Relay, socket, early, tunnel.limits().link.clone());
-    let waiting = Arc::new(Semaphore::new(tunnel.limits().waiting_users));
     loop {
         tokio::select! {
-            (user, address) = public.accept() => match waiting.clone().try_acquire_owned() {
-                Ok(place) => drop(tunnel.relay.tasks.spawn(serve_user(tunnel.clone(), link.clone(), user, address, place))),
-                Err(_) => tunnel.refused(user, address, "too many users wait for a stream"),
-            },
+            (user, address, place) = public.accept() => {
+                tunnel.relay.tasks.spawn(serve_user(tunnel.clone(), link.clone(), user, address, place));
+            }
             _ = link.refusing() => break,
             () = tunnel.over.cancelled() => break,
         }
@@ -44,17 +42,12 @@ pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, socket: TcpSt
 }
 
 /// Takes a user from the accept to the end of its stream.
-async fn serve_user(
-    tunnel: Arc<Tunnel>,
-    link: Link,
-    user: TcpStream,
-    address: SocketAddr,
-    place: OwnedSemaphorePermit,
-) {
+async fn serve_user(tunnel: Arc<Tunnel>, link: Link, user: TcpStream, address: SocketAddr, mut place: Place) {
     let opened = tokio::select! {
         biased;
         opened = timeout(tunnel.limits().stream_wait, link.open()) => opened,
         () = aborted(&user) => return debug!(user = %address, port = tunnel.port, "user left while it waited"),
+        () = place.pushed_out() => return tunnel.crowded_out(user, address),
         () = tunnel.over.cancelled() => return reset(user),
     };
     drop(place);

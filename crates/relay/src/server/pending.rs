@@ -1,9 +1,9 @@
-//! A bounded number of connections that have not yet shown what they want.
+//! A bounded number of connections that wait: clients that have not yet shown what they want, users
+//! who are not yet served.
 //!
 //! At the bound the source that has most of them loses its oldest, so whoever floods crowds out only
-//! itself. A burst of honest peers says what it wants within milliseconds of being accepted; so
-//! nobody is pushed out before its grace has passed: until then the accept loop waits for the oldest
-//! to be old enough, or for anyone to be done.
+//! itself. A burst of honest peers is soon done; so nobody is pushed out before its grace has passed:
+//! until then the accept loop waits for the oldest to be old enough, or for anyone to be done.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

@@ -1,8 +1,8 @@
 //! Pool: spare connections of the client, each of which becomes one user's.
 //!
-//! A user's task waits for the user to want a member and for the matching to name one, then sends
-//! the user to that member's task, which carries it. A member's task watches the idle member: it
-//! keeps what the service says ahead of its user, and takes a dead one out at once.
+//! A user's task watches the user while it waits, and when the matching names a member sends the user
+//! to that member's task, which carries it. A member's task watches the idle member: it keeps what the
+//! service says ahead of its user, and takes a dead one out at once.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,16 +12,20 @@ use std::time::Duration;
 
 use relay_net::pipe::{Party, pipe};
 use relay_net::socket::{self, Socket};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
-use super::matching::Matching;
-use super::pending::{Pending, Place};
+use super::matching::{Manner, Matching};
+use super::pending::Place;
 use super::registry::{Name, lock};
 use super::tunnel::{PublicPort, Tunnel};
 use super::{aborted, reset};
+
+/// How often a member is looked at that has said more ahead of its user than is kept.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where a member waits for its user.
 type Seat = oneshot::Sender<User>;
@@ -30,8 +34,6 @@ type Seat = oneshot::Sender<User>;
 pub(super) struct Pool {
     tunnel: Arc<Tunnel>,
     matching: Mutex<Matching<oneshot::Sender<Seat>, Seat>>,
-    /// Permits for eager users.
-    waiting: Semaphore,
     /// Members, idle and in use.
     members: watch::Sender<usize>,
 }
@@ -45,23 +47,23 @@ struct User {
     stream: TcpStream,
     address: SocketAddr,
     key: u64,
+    manner: Manner,
+    /// When it has waited for too long.
+    until: Instant,
+    place: Place,
 }
 
 /// Serves a pool's public port until nobody has served it for a while or the server stops.
 pub(super) async fn serve(pool: Arc<Pool>, public: PublicPort, name: Name<Arc<Pool>>) {
     let tunnel = &pool.tunnel;
-    let silent = Pending::new(tunnel.limits().silent_users, tunnel.limits().crowding_grace);
     let mut abandoned = pin!(abandoned(pool.members.subscribe(), tunnel.limits().pool_grace));
     let reason = loop {
-        let newcomer = async {
-            silent.settle().await;
-            public.accept().await
-        };
         tokio::select! {
-            (stream, address) = newcomer => {
-                let place = silent.enter(address.ip());
+            (stream, address, place) = public.accept() => {
                 let key = lock(&pool.matching).key();
-                tunnel.relay.tasks.spawn(pool.clone().serve_user(User { stream, address, key }, place));
+                let until = Instant::now() + tunnel.limits().silent;
+                let user = User { stream, address, key, manner: Manner::Silent, until, place };
+                tunnel.relay.tasks.spawn(pool.clone().serve_user(user));
             }
             () = &mut abandoned => break "it had no member for too long",
             () = tunnel.over.cancelled() => break "the relay stops",
@@ -83,12 +85,7 @@ async fn abandoned(mut members: watch::Receiver<usize>, grace: Duration) {
 
 impl Pool {
     pub(super) fn new(tunnel: Arc<Tunnel>) -> Arc<Self> {
-        Arc::new(Self {
-            matching: Mutex::default(),
-            waiting: Semaphore::new(tunnel.limits().waiting_users),
-            members: watch::Sender::new(0),
-            tunnel,
-        })
+        Arc::new(Self { matching: Mutex::default(), members: watch::Sender::new(0), tunnel })
     }
 
     /// Makes a connection a member. `early` was read from it already.
@@ -101,16 +98,24 @@ impl Pool {
             matching.key()
         };
         let _ = socket::watch_always_reading(&stream);
-        let seat = self.sit_down(key, !early.is_empty());
+        let seat = self.sit_down(key, !early.is_empty(), false);
         let member = Member { counted: Counted::new(self.clone()), stream, peer, early, key };
         self.tunnel.relay.tasks.spawn(member.serve(seat));
         Ok(())
     }
 
     /// An idle member takes its seat.
-    fn sit_down(&self, key: u64, speaks: bool) -> oneshot::Receiver<User> {
+    fn sit_down(&self, key: u64, speaks: bool, settled: bool) -> oneshot::Receiver<User> {
         let (seat, user) = oneshot::channel();
-        self.change(|matching| matching.add_member(key, seat, speaks));
+        self.change(|matching| {
+            matching.add_member(key, seat);
+            if speaks {
+                matching.speaks(key);
+            }
+            if settled {
+                matching.settles(key);
+            }
+        });
         user
     }
 
@@ -124,63 +129,58 @@ impl Pool {
         }
     }
 
-    /// Serves a user from the accept on: waits until it wants a member, or a member speaks to it.
-    async fn serve_user(self: Arc<Self>, user: User, mut place: Place) {
-        let (give, mut given) = oneshot::channel();
-        self.change(|matching| matching.add_silent(user.key, give));
-        let leave = Leave { pool: &self, key: user.key };
-        // A look is enough: until there is a member, the user's bytes wait in the kernel.
-        let mut byte = [0];
-        let seat = tokio::select! {
-            biased;
-            seat = &mut given => seat.ok(),
-            wants = user.stream.peek(&mut byte) => match wants {
-                Ok(_) => None,
-                Err(_) => return debug!(user = %user.address, port = self.tunnel.port, "user left while it was silent"),
-            },
-            () = sleep(self.tunnel.limits().silent) => {
-                return debug!(user = %user.address, port = self.tunnel.port, "user closed: silent too long");
-            }
-            () = place.pushed_out() => return self.refused(user, "too many silent users"),
-            () = self.tunnel.over.cancelled() => return reset(user.stream),
-        };
-        drop((leave, place));
-        let seat = seat.or_else(|| given.try_recv().ok());
-        self.place(user, seat).await;
-    }
-
-    /// Finds a member for a user who wants one now, and gives the user to it. Begins with `seat`,
-    /// if there is one already.
-    async fn place(self: Arc<Self>, mut user: User, mut seat: Option<Seat>) {
-        let Ok(_waits) = self.waiting.try_acquire() else {
-            return self.refused(user, "too many users wait for a member");
-        };
-        let deadline = Instant::now() + self.tunnel.limits().member_wait;
+    /// Waits with a user until there is a member for it, and gives the user to that; or until it leaves,
+    /// or has waited for too long.
+    async fn serve_user(self: Arc<Self>, mut user: User) {
+        let (tunnel, limits) = (&self.tunnel, self.tunnel.limits());
         loop {
-            if let Some(seat) = seat.take() {
+            let (give, given) = oneshot::channel();
+            self.change(|matching| matching.add_user(user.key, user.manner, give));
+            let leave = Leave { pool: &self, key: user.key };
+            let seat = tokio::select! {
+                biased;
+                seat = given => seat.ok(),
+                manner = next_manner(&user.stream, user.manner) => {
+                    let Some(manner) = manner else {
+                        return debug!(user = %user.address, port = tunnel.port, "user left while it waited");
+                    };
+                    user.manner = manner;
+                    user.until = Instant::now() + limits.member_wait;
+                    None
+                }
+                () = sleep_until(user.until) => {
+                    if user.manner == Manner::Silent {
+                        return debug!(user = %user.address, port = tunnel.port, "user closed: silent too long");
+                    }
+                    return tunnel.refused(user.stream, user.address, "no member came in time");
+                }
+                () = user.place.pushed_out() => return tunnel.crowded_out(user.stream, user.address),
+                () = tunnel.over.cancelled() => return reset(user.stream),
+            };
+            // Before the user is given away: a member that dies sends it back to the matching.
+            drop(leave);
+            if let Some(seat) = seat {
                 match seat.send(user) {
                     Ok(()) => return,
                     // The member died meanwhile.
                     Err(back) => user = back,
                 }
             }
-            let (give, mut given) = oneshot::channel();
-            self.change(|matching| matching.add_eager(user.key, give));
-            let _leave = Leave { pool: &self, key: user.key };
-            tokio::select! {
-                biased;
-                given = &mut given => seat = given.ok(),
-                () = aborted(&user.stream) => {
-                    return debug!(user = %user.address, port = self.tunnel.port, "user left while it waited");
-                }
-                () = sleep_until(deadline) => return self.refused(user, "no member came in time"),
-                () = self.tunnel.over.cancelled() => return reset(user.stream),
-            }
         }
     }
+}
 
-    fn refused(&self, user: User, why: &'static str) {
-        self.tunnel.refused(user.stream, user.address, why);
+/// Waits until a user behaves otherwise than in the given manner, or aborts: then there is none. Cancel safe.
+async fn next_manner(stream: &TcpStream, manner: Manner) -> Option<Manner> {
+    if manner != Manner::Silent {
+        aborted(stream).await;
+        return None;
+    }
+    // A look is enough: until there is a member, the user's bytes wait in the kernel.
+    match stream.peek(&mut [0]).await {
+        Ok(0) => Some(Manner::Finished),
+        Ok(_) => Some(Manner::Eager),
+        Err(_) => None,
     }
 }
 
@@ -209,39 +209,52 @@ struct Member {
 
 impl Member {
     /// Waits for the member's user, then carries it.
-    async fn serve(mut self, mut seat: oneshot::Receiver<User>) {
+    async fn serve(mut self, seat: oneshot::Receiver<User>) {
         let pool = self.counted.0.clone();
-        let user = loop {
-            let spoke = || pool.change(|matching| matching.speaks(self.key));
-            let watch = watch(&self.stream, &mut self.early, pool.tunnel.limits().early_bytes, spoke);
-            let taken = tokio::select! {
-                biased;
-                user = &mut seat => user.ok(),
-                why = watch => {
-                    debug!(peer = %self.peer, port = pool.tunnel.port, "member gone: {why}");
-                    return pool.stand_up(self.key, seat);
-                }
-                () = pool.tunnel.over.cancelled() => return pool.stand_up(self.key, seat),
-            };
-            match taken {
-                Some(user) => break user,
-                // Who was to sit here left first.
-                None => seat = pool.sit_down(self.key, !self.early.is_empty()),
-            }
-        };
+        let Some(user) = self.wait(&pool, seat).await else { return };
         let _ = socket::watch_carrying(&self.stream);
         let service = Socket::from(self.stream);
         // An end-of-file may stand behind bytes that nobody has read.
         if service.read_closed() {
             debug!(peer = %self.peer, port = pool.tunnel.port, "member gone: it closed when its user came");
-            pool.tunnel.relay.tasks.spawn(pool.clone().place(user, None));
-            return;
+            return pool.send_back(user);
         }
+        let User { stream, address, place, .. } = user;
+        drop(place);
         let service = Party { socket: service, early: self.early };
-        let party = Party { socket: Socket::from(user.stream), early: Vec::new() };
+        let user = Party { socket: Socket::from(stream), early: Vec::new() };
         let tunnel = &pool.tunnel;
-        let pipe = pipe(party, service, &tunnel.moved, tunnel.limits().half_closed_idle);
-        tunnel.carry(user.address, pipe).await;
+        let pipe = pipe(user, service, &tunnel.moved, tunnel.limits().half_closed_idle);
+        tunnel.carry(address, pipe).await;
+    }
+
+    /// Waits for the member's user. There is none when the member dies first, or the pool is over.
+    async fn wait(&mut self, pool: &Arc<Pool>, mut seat: oneshot::Receiver<User>) -> Option<User> {
+        let limits = pool.tunnel.limits();
+        let mut settling = pin!(sleep(limits.member_settled));
+        let mut settled = false;
+        loop {
+            let spoke = || pool.change(|matching| matching.speaks(self.key));
+            tokio::select! {
+                biased;
+                user = &mut seat => match user {
+                    Ok(user) => return Some(user),
+                    // Who was to sit here left first.
+                    Err(_) => seat = pool.sit_down(self.key, !self.early.is_empty(), settled),
+                },
+                why = watch(&self.stream, &mut self.early, limits.early_bytes, spoke) => {
+                    debug!(peer = %self.peer, port = pool.tunnel.port, "member gone: {why}");
+                    break;
+                }
+                () = &mut settling, if !settled => {
+                    settled = true;
+                    pool.change(|matching| matching.settles(self.key));
+                }
+                () = pool.tunnel.over.cancelled() => break,
+            }
+        }
+        pool.stand_up(self.key, seat);
+        None
     }
 }
 
@@ -251,8 +264,13 @@ impl Pool {
         lock(&self.matching).remove_member(key);
         seat.close();
         if let Ok(user) = seat.try_recv() {
-            self.tunnel.relay.tasks.spawn(self.clone().place(user, None));
+            self.send_back(user);
         }
+    }
+
+    /// A user whose member turned out dead waits on as before.
+    fn send_back(self: &Arc<Self>, user: User) {
+        self.tunnel.relay.tasks.spawn(self.clone().serve_user(user));
     }
 }
 
@@ -271,9 +289,18 @@ async fn watch(stream: &TcpStream, early: &mut Vec<u8>, limit: usize, spoke: imp
             Err(error) => return error.to_string(),
         }
     }
-    // The rest waits in the kernel; an end-of-file behind it is found when a user comes.
-    aborted(stream).await;
-    "it was lost".into()
+    // The rest waits in the kernel. It keeps the socket readable, so nothing wakes us for an end-of-file
+    // behind it.
+    loop {
+        match stream.ready(Interest::READABLE).await {
+            Ok(ready) if ready.is_read_closed() => return "it closed".into(),
+            Ok(_) => {}
+            Err(error) => return error.to_string(),
+        }
+        if timeout(LOOK_AGAIN, aborted(stream)).await.is_ok() {
+            return "it was lost".into();
+        }
+    }
 }
 
 /// Reads once, to at most `limit` bytes in all.

@@ -17,13 +17,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use super::pending::{Pending, Place};
 use super::registry::ReservedPort;
 use super::{Limits, Relay, reset};
 
-/// A public port: its listener and its place among our ports, which goes after the listener.
+/// A public port: its listener, its place among our ports, which goes after the listener, and its
+/// users who wait.
 pub(super) struct PublicPort {
     listener: TcpListener,
     port: ReservedPort,
+    waiting: Pending,
 }
 
 /// Why there is no public port for a client.
@@ -49,7 +52,10 @@ impl PublicPort {
         loop {
             let port = relay.ports.reserve(first, last).ok_or(NoPort::AllTaken)?;
             match socket::listen(SocketAddr::new(relay.config.public_address, port.number())) {
-                Ok(listener) => return Ok(Self { listener, port }),
+                Ok(listener) => {
+                    let Limits { waiting_users, waiting_grace, .. } = *relay.limits();
+                    return Ok(Self { listener, port, waiting: Pending::new(waiting_users, waiting_grace) });
+                }
                 // Another program has it, or we may not have it: the next may do.
                 Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
                     first = port.number().checked_add(1).ok_or(NoPort::AllTaken)?;
@@ -65,12 +71,15 @@ impl PublicPort {
         self.port.number()
     }
 
-    /// The next user. Never fails; cancel safe.
-    pub(super) async fn accept(&self) -> (TcpStream, SocketAddr) {
+    /// The next user, and its place among those who wait, to be kept until it is served. Never fails;
+    /// cancel safe.
+    pub(super) async fn accept(&self) -> (TcpStream, SocketAddr, Place) {
+        self.waiting.settle().await;
         let (user, address) = socket::accept(&self.listener).await;
         // A socket that refuses its options is dead and says so when it is used.
         let _ = socket::watch_carrying(&user);
-        (user, address)
+        let place = self.waiting.enter(address.ip());
+        (user, address, place)
     }
 }
 
@@ -135,6 +144,11 @@ impl Tunnel {
             },
             () = self.relay.reset.cancelled() => debug!(%user, port = self.port, "user reset: the relay stopped"),
         }
+    }
+
+    /// Resets a user who lost its place among those who wait.
+    pub(super) fn crowded_out(&self, user: TcpStream, address: SocketAddr) {
+        self.refused(user, address, "too many users wait");
     }
 
     /// Resets a user who cannot be served, and says why.

@@ -1,10 +1,12 @@
 //! Event tunnels.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use relay::Limits;
 
-use crate::support::{Relay, SHORT, chat, freed, user};
+use crate::support::{PATIENCE, Peer, Relay, SHORT, chat, freed, user};
 
 #[tokio::test]
 async fn a_user_is_announced_and_claimed() {
@@ -84,37 +86,66 @@ async fn a_ticket_expires() {
 
 #[tokio::test]
 async fn a_user_who_leaves_frees_its_ticket() {
-    let relay = Relay::start(Limits { waiting_users: 1, ..Limits::default() }).await;
+    let relay = Relay::start(Limits { waiting_users: 1, waiting_grace: PATIENCE, ..Limits::default() }).await;
     let (mut control, port) = relay.event().await;
     let first = user(port).await;
+    let left = control.line().await;
+    let _second = user(port).await;
     control.line().await;
-    user(port).await.was_reset().await;
+    // One too many wait; within the grace a third waits in the kernel.
+    let mut third = user(port).await;
+    control.quiet().await;
     first.abort();
-    // The place is free as soon as the relay has seen it.
-    let (second, ticket) = loop {
-        let mut second = user(port).await;
-        tokio::select! {
-            ticket = control.line() => break (second, ticket),
-            () = second.was_reset() => {}
-        }
-    };
-    let (mut second, mut service) = (second, relay.say(format!("event\n{ticket}\n")).await);
-    chat(&mut second, &mut service).await;
+    let ticket = control.line().await;
+    relay.say(format!("event\n{left}\n")).await.gone().await;
+    let mut service = relay.say(format!("event\n{ticket}\n")).await;
+    chat(&mut third, &mut service).await;
 }
 
 #[tokio::test]
-async fn users_beyond_the_bound_are_reset_at_once() {
-    let relay = Relay::start(Limits { waiting_users: 2, ..Limits::default() }).await;
+async fn a_flood_of_users_from_one_place_keeps_nobody_out() {
+    const FLOOD: usize = 20;
+    const WAITING: usize = 4;
+    let limits = Limits { waiting_users: WAITING, waiting_grace: Duration::from_millis(20), ..Limits::default() };
+    let relay = Relay::start(limits).await;
     let (mut control, port) = relay.event().await;
-    let mut first = user(port).await;
-    let _second = user(port).await;
+    let public = SocketAddr::from(([127, 0, 0, 1], port));
+    let Ok(mut honest) = Peer::connect_from("127.0.0.2", public).await else {
+        // Only Linux has all of 127/8.
+        return;
+    };
     let ticket = control.line().await;
-    control.line().await;
-    user(port).await.was_reset().await;
+    let mut flood = Vec::new();
+    for _ in 0..FLOOD {
+        flood.push(user(port).await);
+        control.line().await;
+    }
+    for crowded_out in &mut flood[..FLOOD - WAITING] {
+        crowded_out.was_reset().await;
+    }
     let mut service = relay.say(format!("event\n{ticket}\n")).await;
-    chat(&mut first, &mut service).await;
-    let _third = user(port).await;
-    control.line().await;
+    chat(&mut honest, &mut service).await;
+    let mut late = Peer::connect_from("127.0.0.3", public).await.unwrap();
+    let mut service = relay.say(format!("event\n{}\n", control.line().await)).await;
+    chat(&mut late, &mut service).await;
+}
+
+#[tokio::test]
+async fn a_burst_of_users_is_served_whatever_the_bound() {
+    const USERS: u8 = 50;
+    let relay = Relay::start(Limits { waiting_users: 2, waiting_grace: PATIENCE, ..Limits::default() }).await;
+    let (mut control, port) = relay.event().await;
+    let mut users = Vec::new();
+    for number in 0..USERS {
+        let mut user = user(port).await;
+        user.send([number]).await;
+        users.push(user);
+    }
+    for _ in 0..USERS {
+        let mut service = relay.say(format!("event\n{}\n", control.line().await)).await;
+        let number = service.exactly(1).await[0];
+        chat(&mut users[usize::from(number)], &mut service).await;
+    }
 }
 
 #[tokio::test]

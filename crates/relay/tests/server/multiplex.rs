@@ -2,7 +2,7 @@
 
 use relay::Limits;
 
-use crate::support::{Peer, Relay, SHORT, freed, user, within};
+use crate::support::{PATIENCE, Peer, Relay, SHORT, freed, user, within};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const WINDOW: u8 = 1;
@@ -203,15 +203,33 @@ async fn a_user_waits_for_a_stream_only_so_long() {
 }
 
 #[tokio::test]
-async fn users_beyond_the_bound_are_reset_at_once() {
-    let relay = Relay::start(Limits { waiting_users: 1, ..Limits::default() }).await;
+async fn users_beyond_the_bound_crowd_out_the_oldest() {
+    let relay = Relay::start(Limits { waiting_users: 1, waiting_grace: SHORT, ..Limits::default() }).await;
     let mut link = Forwarder::start(&relay).await;
     let (_users, ids) = link.fill().await;
-    let mut waiting = user(link.port).await;
-    waiting.quiet().await;
-    user(link.port).await.was_reset().await;
+    let mut oldest = user(link.port).await;
+    let mut newest = user(link.port).await;
+    oldest.was_reset().await;
     link.send(WINDOW, ACK, ids[7], 0).await;
-    link.accept().await.chat(&mut link, &mut waiting).await;
+    link.accept().await.chat(&mut link, &mut newest).await;
+}
+
+#[tokio::test]
+async fn a_burst_of_users_is_served_whatever_the_bound() {
+    const USERS: usize = 50;
+    let relay = Relay::start(Limits { waiting_users: 2, waiting_grace: PATIENCE, ..Limits::default() }).await;
+    let mut link = Forwarder::start(&relay).await;
+    let (_users, ids) = link.fill().await;
+    let mut burst = Vec::new();
+    for _ in 0..USERS {
+        burst.push(user(link.port).await);
+    }
+    for (id, user) in ids.into_iter().zip(&mut burst) {
+        link.send(WINDOW, ACK, id, 0).await;
+        // Without its ACK, so that there is room for only one at a time.
+        let mut stream = Stream { id: link.opened().await };
+        stream.chat(&mut link, user).await;
+    }
 }
 
 #[tokio::test]

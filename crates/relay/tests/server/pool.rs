@@ -1,12 +1,12 @@
 //! Pools.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use relay::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
-use crate::support::{Peer, Relay, SHORT, chat, freed, user, within};
+use crate::support::{PATIENCE, Peer, Relay, SHORT, chat, freed, user, within};
 
 #[tokio::test]
 async fn each_member_is_for_one_user() {
@@ -31,6 +31,7 @@ async fn each_member_is_for_one_user() {
 async fn silent_users_use_up_no_member() {
     let relay = Relay::start(Limits::default()).await;
     let (mut member, port, _) = relay.pool().await;
+    // To tokio a socket looks readable as soon as it was accepted; that is no byte.
     let mut silent = Vec::new();
     for _ in 0..5 {
         silent.push(user(port).await);
@@ -43,16 +44,69 @@ async fn silent_users_use_up_no_member() {
 }
 
 #[tokio::test]
-async fn a_user_who_finished_without_a_byte_gets_a_member() {
-    let relay = Relay::start(Limits::default()).await;
+async fn a_user_who_finished_without_a_byte_gets_a_member_that_has_settled() {
+    let relay = Relay::start(Limits { member_settled: SHORT, ..Limits::default() }).await;
+    let start = Instant::now();
     let (mut member, port, _) = relay.pool().await;
     let mut user = user(port).await;
     user.finish().await;
     member.eof().await;
+    assert!(start.elapsed() >= SHORT, "{:?}", start.elapsed());
     member.send("answer").await;
     member.finish().await;
     user.expect("answer").await;
     user.eof().await;
+}
+
+#[tokio::test]
+async fn users_who_only_connect_and_close_end_no_fresh_member() {
+    let limits = Limits { member_settled: PATIENCE, member_wait: SHORT, ..Limits::default() };
+    let relay = Relay::start(limits).await;
+    let (mut member, port, name) = relay.pool().await;
+    let mut finished = user(port).await;
+    finished.finish().await;
+    for _ in 0..20 {
+        drop(user(port).await);
+    }
+    member.quiet().await;
+    let mut eager = user(port).await;
+    chat(&mut eager, &mut member).await;
+    // Nor one that comes while they wait; and they wait no longer than others do.
+    let mut next = relay.join(&name).await;
+    next.quiet().await;
+    finished.was_reset().await;
+    next.quiet().await;
+    let mut eager = user(port).await;
+    chat(&mut eager, &mut next).await;
+}
+
+#[tokio::test]
+async fn a_silent_user_whose_member_was_dead_uses_up_no_other() {
+    let relay = Relay::start(Limits { early_bytes: 1000, ..Limits::default() }).await;
+    let (mut member, port, name) = relay.pool().await;
+    // It has spoken, and its end stands behind more bytes than are read ahead.
+    let mut dead = relay.join(&name).await;
+    dead.send([b'x'; 2000]).await;
+    dead.quiet().await;
+    dead.finish().await;
+    let mut silent = user(port).await;
+    dead.gone().await;
+    silent.quiet().await;
+    let mut eager = user(port).await;
+    chat(&mut eager, &mut member).await;
+    let mut member = relay.join(&name).await;
+    chat(&mut silent, &mut member).await;
+}
+
+#[tokio::test]
+async fn an_end_behind_more_than_is_read_ahead_keeps_no_pool_alive() {
+    let relay = Relay::start(Limits { early_bytes: 1000, pool_grace: SHORT, ..Limits::default() }).await;
+    let (mut member, port, _) = relay.pool().await;
+    member.send([b'x'; 2000]).await;
+    member.quiet().await;
+    member.finish().await;
+    member.gone().await;
+    freed(port).await;
 }
 
 #[tokio::test]
@@ -67,16 +121,42 @@ async fn silent_users_are_closed_in_the_end() {
 }
 
 #[tokio::test]
-async fn silent_users_beyond_the_bound_crowd_out_the_oldest() {
-    let limits = Limits { silent_users: 2, crowding_grace: Duration::from_millis(10), ..Limits::default() };
+async fn users_beyond_the_bound_crowd_out_the_oldest() {
+    let limits = Limits { waiting_users: 2, waiting_grace: SHORT, ..Limits::default() };
     let relay = Relay::start(limits).await;
-    let (mut member, port, _) = relay.pool().await;
+    let (mut member, port, name) = relay.pool().await;
     let mut oldest = user(port).await;
     let mut older = user(port).await;
     let mut newest = user(port).await;
     oldest.was_reset().await;
     older.quiet().await;
     chat(&mut newest, &mut member).await;
+    // Who waits for a member is one of them.
+    older.send("?").await;
+    older.quiet().await;
+    let _silent = user(port).await;
+    let mut newest = user(port).await;
+    older.was_reset().await;
+    let mut member = relay.join(&name).await;
+    chat(&mut newest, &mut member).await;
+}
+
+#[tokio::test]
+async fn a_burst_of_users_is_served_whatever_the_bound() {
+    const USERS: u8 = 50;
+    let relay = Relay::start(Limits { waiting_users: 2, waiting_grace: PATIENCE, ..Limits::default() }).await;
+    let (mut member, port, name) = relay.pool().await;
+    let mut users = Vec::new();
+    for number in 0..USERS {
+        let mut user = user(port).await;
+        user.send([number]).await;
+        users.push(user);
+    }
+    for _ in 0..USERS {
+        let number = member.exactly(1).await[0];
+        chat(&mut users[usize::from(number)], &mut member).await;
+        member = relay.join(&name).await;
+    }
 }
 
 #[tokio::test]
@@ -108,8 +188,8 @@ async fn dead_members_are_never_given_to_users() {
     // Its end stands behind more bytes than are read ahead.
     let mut hidden = relay.join(&name).await;
     hidden.send(vec![b'x'; 50_000]).await;
-    hidden.finish().await;
     hidden.quiet().await;
+    hidden.finish().await;
     let mut user = user(port).await;
     user.send("hello").await;
     hidden.gone().await;
@@ -141,19 +221,12 @@ async fn an_empty_pool_makes_users_wait_in_order() {
 
 #[tokio::test]
 async fn a_user_waits_for_a_member_only_so_long() {
-    let relay = Relay::start(Limits { member_wait: SHORT, waiting_users: 1, ..Limits::default() }).await;
+    let relay = Relay::start(Limits { member_wait: SHORT, ..Limits::default() }).await;
     let (mut member, port, name) = relay.pool().await;
     let mut served = user(port).await;
     chat(&mut served, &mut member).await;
     let mut waiting = user(port).await;
     waiting.send("?").await;
-    waiting.was_reset().await;
-    // Beyond the bound there is no wait at all.
-    let mut waiting = user(port).await;
-    waiting.send("?").await;
-    let mut beyond = user(port).await;
-    beyond.send("?").await;
-    beyond.was_reset().await;
     waiting.was_reset().await;
     let mut next = relay.join(&name).await;
     let mut user = user(port).await;
@@ -255,10 +328,14 @@ async fn whoever_stays_is_served_whoever_leaves() {
     for place in 0..USERS {
         users.spawn(async move {
             for round in place..place + ROUNDS {
-                if round % 5 == 0 {
-                    let mut leaver = user(port).await;
-                    leaver.send("?").await;
-                    leaver.abort();
+                match round % 5 {
+                    0 => {
+                        let mut leaver = user(port).await;
+                        leaver.send("?").await;
+                        leaver.abort();
+                    }
+                    1 => drop(user(port).await),
+                    _ => {}
                 }
                 // A member may die with its user; then the user comes again.
                 within("a user is served", async {
