@@ -132,7 +132,9 @@ pub(crate) fn stall(address: SocketAddr) -> io::Result<TcpStream> {
 pub(crate) fn serve_upload(mut stream: TcpStream) -> io::Result<()> {
     let window = Window::read(&mut stream)?;
     let report = receive(&stream, window)?;
-    report.write(&mut stream)
+    report.write(&mut stream)?;
+    // To leave with bytes unread would be a reset, which could overtake the report: the user leaves first.
+    io::copy(&mut stream, &mut io::sink()).map(drop)
 }
 
 /// The service's side of a download.
