@@ -32,7 +32,7 @@ pub(crate) fn run(address: SocketAddr, at_once: usize, measure: Duration) -> io:
     }
     let start = Instant::now();
     let mut times = Vec::new();
-    while start.elapsed() < measure && times.len() < LIMIT {
+    while times.is_empty() || start.elapsed() < measure && times.len() < LIMIT {
         poll.poll(&mut events, Some(SILENCE))?;
         if events.is_empty() {
             return Err(io::ErrorKind::TimedOut.into());

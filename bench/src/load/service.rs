@@ -150,7 +150,7 @@ mod tests {
     fn each_task_gets_its_figures() {
         let address = service();
         let short = Duration::from_millis(50);
-        let window = Window { warm_ms: 50, measure_ms: 100 };
+        let window = Window { warm_ms: 50, measure_ms: 400 };
         for way in [Way::Up, Way::Down] {
             let bulk = bulk::users(address, way, 2, window).unwrap();
             assert!(bulk.get("gbit_s").unwrap() > 0.0 && bulk.get("bytes").unwrap() > MESSAGE as f64);
