@@ -46,10 +46,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// 30 s for the last users, at most 16 384 at once: half of what sockets to one address of a service
-    /// can be told apart by.
+    /// 30 s for the last users, at most 24 576 at once: less than the 28 232 ports that Linux tells
+    /// sockets to one address of a service apart by.
     pub fn new(service: Service, relay: RelayAddr, protocol: Protocol) -> Self {
-        Self { service, relay, protocol, drain: Duration::from_secs(30), max_users: 16_384 }
+        Self { service, relay, protocol, drain: Duration::from_secs(30), max_users: 24_576 }
     }
 }
 
