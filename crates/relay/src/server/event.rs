@@ -33,7 +33,7 @@ pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, control: TcpS
             (user, address, place) = public.accept() => {
                 let (claimer, claim) = oneshot::channel();
                 let ticket = tunnel.relay.tickets.give(claimer);
-                announcements.add(ticket.id().clone(), &tunnel);
+                announcements.add(ticket.id().clone(), &tunnel.relay.tickets, tunnel.limits().waiting_users);
                 tunnel.relay.tasks.spawn(wait(tunnel.clone(), user, address, ticket, claim, place));
             }
             ready = control.readable() => {
@@ -101,16 +101,16 @@ impl Announcements {
         self.queue.is_empty() && self.lines.is_empty()
     }
 
-    /// One more. From a client that does not read, no more pile up than twice the users who wait.
-    fn add(&mut self, id: Id, tunnel: &Tunnel) {
-        if self.queue.len() >= 2 * tunnel.limits().waiting_users {
-            self.queue.retain(|id| tunnel.relay.tickets.contains(id));
+    /// One more. From a client that does not read, no more pile up than twice the users who may wait.
+    fn add<T>(&mut self, id: Id, tickets: &Names<T>, waiting_users: usize) {
+        if self.queue.len() >= 2 * waiting_users {
+            self.queue.retain(|id| tickets.contains(id));
         }
         self.queue.push_back(id);
     }
 
     /// Writes what the connection takes now. Tickets that nobody waits with any more are left out.
-    fn write(&mut self, control: &TcpStream, tickets: &Names<oneshot::Sender<Party>>) -> io::Result<()> {
+    fn write<T>(&mut self, control: &TcpStream, tickets: &Names<T>) -> io::Result<()> {
         while self.lines.len() < ANNOUNCED_AT_ONCE
             && let Some(id) = self.queue.pop_front()
         {
@@ -127,5 +127,30 @@ impl Announcements {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_does_not_read_is_bounded_by_who_waits() {
+        const MOST: usize = 10;
+        let tickets = Names::default();
+        let mut announcements = Announcements::default();
+        let mut waiting = VecDeque::new();
+        for _ in 0..1000 {
+            if waiting.len() == MOST {
+                waiting.pop_front();
+            }
+            let ticket = tickets.give(());
+            announcements.add(ticket.id().clone(), &tickets, MOST);
+            waiting.push_back(ticket);
+            assert!(announcements.queue.len() <= 2 * MOST);
+        }
+        for ticket in &waiting {
+            assert!(announcements.queue.contains(ticket.id()), "one who waits is still announced");
+        }
     }
 }
