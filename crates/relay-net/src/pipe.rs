@@ -4,6 +4,8 @@ mod flow;
 mod silence;
 
 use crate::socket::Socket;
+#[doc(hidden)]
+pub use flow::Manner;
 use flow::{Fault, Flow};
 use silence::Silence;
 use std::fmt;
@@ -76,16 +78,29 @@ pub struct Party {
 /// When one direction has ended and no byte has moved in the other for `idle`, both parties are reset, but
 /// never while one of them has bytes to take.
 ///
-/// Nothing is held for a silent pipe; for one whose reader is slow, at most 64 KiB each way. Dropping the
-/// future, polled or not, resets both parties; so does the death of the process.
+/// Nothing is held for a silent pipe; for one whose reader is slow, at most 64 KiB each way, or 256 KiB in the
+/// kernel where bytes are spliced. Dropping the future, polled or not, resets both parties; so does the death of
+/// the process.
 pub fn pipe(user: Party, service: Party, moved: &Moved, idle: Duration) -> impl Future<Output = End> + Send {
+    pipe_in_manner(user, service, moved, idle, Manner::Suited)
+}
+
+/// [`pipe`], with the choice of how bytes are moved taken from it: for tests.
+#[doc(hidden)]
+pub fn pipe_in_manner(
+    user: Party,
+    service: Party,
+    moved: &Moved,
+    idle: Duration,
+    manner: Manner,
+) -> impl Future<Output = End> + Send {
     user.socket.reset_on_close();
     service.socket.reset_on_close();
     let pipe = Pipe {
         user: user.socket,
         service: service.socket,
-        up: Flow::new(user.early, &moved.up),
-        down: Flow::new(service.early, &moved.down),
+        up: Flow::new(user.early, manner, &moved.up),
+        down: Flow::new(service.early, manner, &moved.down),
     };
     pipe.run(idle)
 }

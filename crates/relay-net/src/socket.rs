@@ -9,6 +9,7 @@ use crate::sys;
 use socket2::{SockRef, TcpKeepalive};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
@@ -50,6 +51,15 @@ macro_rules! either {
 }
 
 impl Socket {
+    /// The TCP connection, if it is one.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            #[cfg(unix)]
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Waits until reading is worth a try. Cancel safe.
     pub async fn readable(&self) -> io::Result<()> {
         either!(self, stream => stream.readable().await)
@@ -58,6 +68,11 @@ impl Socket {
     /// Waits until writing is worth a try. Cancel safe.
     pub async fn writable(&self) -> io::Result<()> {
         either!(self, stream => stream.writable().await)
+    }
+
+    /// Wakes the task of `context` once reading is worth a try, unless it is already. Only the last task is woken.
+    pub(crate) fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_read_ready(context))
     }
 
     /// Waits for any of `interest`. Cancel safe.
@@ -177,6 +192,18 @@ impl Socket {
             #[cfg(unix)]
             Self::Unix(_) => {}
         }
+    }
+}
+
+/// As [`TcpStream::try_write`], of bytes that others follow at once: the kernel sends them together.
+pub(crate) fn try_write_ahead(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        stream.try_io(Interest::WRITABLE, || SockRef::from(stream).send_with_flags(bytes, libc::MSG_MORE))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        stream.try_write(bytes)
     }
 }
 

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let invocation = cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
     logs::init(&invocation.log);
     raise_descriptor_limit();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format_args!("cannot start: {error}")),
     };

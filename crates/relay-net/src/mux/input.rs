@@ -2,13 +2,14 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
-use relay_proto::yamux::{Received, StreamEnd, StreamId};
+use relay_proto::yamux::{HEADER_LEN, Received, StreamEnd, StreamId};
 
 use super::link::{Ended, Shared};
-use super::stream::{Cause, Slot};
+use super::stream::{Cause, Inbox, Slot};
+use crate::splice::{BULK, KernelPipe};
 
 /// What is read from a link at once, in bytes: large enough that a system call costs little, and small
 /// enough to stay in the processor's cache until it is written.
@@ -22,13 +23,30 @@ thread_local! {
 }
 
 impl Shared {
-    /// Reads and processes what the link has. Gives whether it may have more.
-    pub(super) fn read_some(&self) -> Result<bool, Ended> {
+    /// Reads and processes what the link has. Gives whether it may have more. `bulk` says that payload is spliced
+    /// past our memory as far as it goes, so that little else is to be read.
+    pub(super) fn read_some(&self, bulk: &mut bool) -> Result<bool, Ended> {
         BUFFER.with_borrow_mut(|buffer| {
             for _ in 0..READS_IN_A_ROW {
-                match self.wire.try_read(buffer) {
+                let ahead = self.state().session.payload_ahead();
+                if let Some((id, length)) = ahead.filter(|(_, length)| *length as usize >= BULK) {
+                    *bulk = self.splice_ahead(id, length)?;
+                    if *bulk {
+                        // The frame's end may have come with that.
+                        self.process(&[])?;
+                        continue;
+                    }
+                }
+                // The rest of this frame and the next header.
+                let rest = ahead.map_or(0, |(_, length)| length as usize);
+                let most = if *bulk { buffer.len().min(rest + HEADER_LEN) } else { buffer.len() };
+                match self.wire.try_read(&mut buffer[..most]) {
                     Ok(0) => return Err(Ended::PeerClosed),
-                    Ok(read) => self.process(&buffer[..read])?,
+                    Ok(read) => {
+                        self.process(&buffer[..read])?;
+                        let ahead = self.state().session.payload_ahead();
+                        *bulk = *bulk && ahead.is_some_and(|(_, length)| length as usize >= BULK);
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => return Err(Ended::Io(error.kind())),
@@ -36,6 +54,36 @@ impl Shared {
             }
             Ok(true)
         })
+    }
+
+    /// Moves payload of that stream, at most `length`, from the link to the stream's socket without reading
+    /// it. Gives whether it could.
+    fn splice_ahead(&self, id: StreamId, length: u32) -> Result<bool, Ended> {
+        let now = Instant::now();
+        let Some(slot) = self.state().slots.get(&id).cloned() else { return Ok(false) };
+        let mut inbox = slot.inbox();
+        let Some(socket) = inbox.spliceable() else { return Ok(false) };
+        let Some(mut pipe) = KernelPipe::get() else { return Ok(false) };
+        let moved = match pipe.fill(&self.wire, length as usize) {
+            Ok(0) => return Err(Ended::PeerClosed),
+            Ok(moved) => moved,
+            // A read will say what it is.
+            Err(_) => return Ok(false),
+        };
+        self.state().session.received_elsewhere(u32::try_from(moved).unwrap_or(length), now);
+        let drained = socket.tcp().map_or(Ok(0), |stream| pipe.drain(stream));
+        match drained {
+            Ok(taken) => {
+                pipe.take(|bytes| inbox.queue(bytes)).map_err(|error| Ended::Io(error.kind()))?;
+                self.account(id, &slot, inbox, taken, moved - taken, now);
+            }
+            Err(error) => {
+                inbox.fail(error.kind());
+                drop(inbox);
+                slot.wake_down();
+            }
+        }
+        Ok(true)
     }
 
     /// Gives what the link brought to the streams it is for.
@@ -83,15 +131,11 @@ impl Shared {
             }
         };
         drop(state);
-        if result.is_ok() {
-            self.flush();
-        }
         result
     }
 
     /// Writes payload to the stream's socket, and queues what the socket does not take.
     fn deliver(&self, id: StreamId, slot: &Slot, bytes: &[u8], now: Instant) {
-        let mut evicted: Vec<Arc<Slot>> = Vec::new();
         let mut inbox = slot.inbox();
         let Some(taken) = inbox.write_through(bytes) else {
             // The stream's task resets it.
@@ -99,15 +143,30 @@ impl Shared {
         };
         let rest = &bytes[taken..];
         inbox.queue(rest);
+        self.account(id, slot, inbox, taken, rest.len(), now);
+    }
+
+    /// Payload has arrived: so much of it was written to the stream's socket, and so much queued. The inbox was
+    /// locked until here, so that its task does not account for what it writes before.
+    fn account(
+        &self,
+        id: StreamId,
+        slot: &Slot,
+        inbox: MutexGuard<'_, Inbox>,
+        taken: usize,
+        queued: usize,
+        now: Instant,
+    ) {
+        let mut evicted: Vec<Arc<Slot>> = Vec::new();
         let mut state = self.state();
         state.session.delivered(id, taken, now);
-        state.session.queued(id, rest.len(), now);
+        state.session.queued(id, queued, now);
         while let Some(id) = state.session.overflowed() {
             evicted.extend(state.slots.remove(&id));
         }
         drop((state, inbox));
         slot.count_delivered(taken);
-        if !rest.is_empty() {
+        if queued > 0 {
             slot.wake_down();
         }
         for slot in evicted {

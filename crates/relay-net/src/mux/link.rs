@@ -2,18 +2,22 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use relay_proto::yamux::{self, Pace, Role, Session, SessionError, StreamId};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::{unconstrained, yield_now};
 use tokio::time;
 
-use super::output::Output;
+use super::output::{Output, Written};
 use super::stream::{Cause, Slot, Stream};
 
 /// How long a link that has said its last word waits for the peer to close too, so that the kernel does
@@ -117,8 +121,6 @@ pub(super) struct Shared {
     /// One permit for each stream that may yet be opened without an ACK.
     unacknowledged: Arc<Semaphore>,
     incoming: Notify,
-    /// The link is full: the writer waits until it is not.
-    pub(super) blocked: Notify,
 }
 
 /// What the tasks of a link share. Locked for moments, never across a system call; a slot's lock is
@@ -131,10 +133,14 @@ pub(super) struct State {
     accepted: VecDeque<Arc<Slot>>,
     finishing: bool,
     over: bool,
+    /// Something changed that the link's task has to look at.
+    news: bool,
+    /// The link's task, while it waits.
+    sleeper: Option<Waker>,
 }
 
 impl Link {
-    /// Starts the link's two tasks on the current runtime. `early` was read from the socket already.
+    /// Starts the link's task on the current runtime. `early` was read from the socket already.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -151,13 +157,14 @@ impl Link {
                 accepted: VecDeque::new(),
                 finishing: false,
                 over: false,
+                news: false,
+                sleeper: None,
             }),
             phase: watch::Sender::new(Phase::Open),
             incoming: Notify::new(),
-            blocked: Notify::new(),
         });
-        tokio::spawn(read(shared.clone(), early));
-        tokio::spawn(write(shared.clone()));
+        // It gives way by itself; counted by tokio as well, it would hear of sources that it may not read yet.
+        tokio::spawn(unconstrained(run(shared.clone(), early)));
         Self(shared)
     }
 
@@ -180,7 +187,7 @@ impl Link {
             state.slots.insert(id, slot.clone());
             slot
         };
-        shared.flush();
+        shared.tell();
         Ok(Stream::new(shared.clone(), slot))
     }
 
@@ -222,7 +229,7 @@ impl Link {
     /// Tells the peer that we take no new streams (GoAway 0). Those that live go on.
     pub fn go_away(&self) {
         self.0.state().session.go_away();
-        self.0.flush();
+        self.0.tell();
     }
 
     /// Ends the link after its last stream: then GoAway 0, unless it was sent before, and a close. Streams
@@ -237,7 +244,7 @@ impl Link {
         for slot in accepted {
             drop(Stream::new(self.0.clone(), slot));
         }
-        self.0.flush();
+        self.0.tell();
     }
 
     /// Ends the link and resets its streams at once.
@@ -276,7 +283,15 @@ impl Shared {
             }
         }
         self.incoming.notify_one();
-        self.blocked.notify_one();
+        self.tell();
+    }
+
+    /// Wakes the link's task, to write what there is to write or to end.
+    pub(super) fn tell(&self) {
+        let sleeper = self.state().news();
+        if let Some(sleeper) = sleeper {
+            sleeper.wake();
+        }
     }
 
     /// Why the link has ended; only to be asked when it has.
@@ -305,8 +320,10 @@ impl Shared {
 }
 
 impl State {
-    pub(super) fn is_over(&self) -> bool {
-        self.over
+    /// Notes that the link's task has something to do; whoever is given must be woken.
+    pub(super) fn news(&mut self) -> Option<Waker> {
+        self.news = true;
+        self.sleeper.take()
     }
 
     /// The peer opened that stream.
@@ -326,12 +343,12 @@ impl State {
     }
 }
 
-/// Reads the link and keeps its time, to the end.
-async fn read(shared: Arc<Shared>, early: Vec<u8>) {
+/// Reads, writes and keeps time, to the end.
+async fn run(shared: Arc<Shared>, early: Vec<u8>) {
     let why = match shared.process(&early) {
         Ok(()) => {
             drop(early);
-            read_on(&shared).await
+            shared.drive().await
         }
         Err(why) => why,
     };
@@ -345,64 +362,116 @@ async fn read(shared: Arc<Shared>, early: Vec<u8>) {
     shared.phase.send_replace(Phase::Closed(why));
 }
 
-async fn read_on(shared: &Shared) -> Ended {
-    let mut ended = std::pin::pin!(shared.wait(|phase| phase.why_ended().is_some()));
-    let mut timer = std::pin::pin!(time::sleep(Duration::ZERO));
-    loop {
-        tokio::select! {
-            readable = shared.wire.readable() => {
-                if let Err(error) = readable {
-                    return Ended::Io(error.kind());
-                }
-                match shared.read_some() {
-                    Ok(true) => tokio::task::yield_now().await,
-                    Ok(false) => {}
-                    Err(why) => return why,
-                }
-            }
-            () = &mut timer => {
-                // Bytes push the time ahead without touching the timer; it looks again when it rings.
-                let due = {
-                    let mut state = shared.state();
-                    if let Err(error) = state.session.handle_timeout(Instant::now()) {
-                        return Ended::Session(error);
-                    }
-                    state.session.poll_timeout()
-                };
-                shared.flush();
-                let due = due.unwrap_or_else(|| Instant::now() + LINGER);
-                timer.as_mut().reset(time::Instant::from_std(due).max(time::Instant::now() + TICK));
-            }
-            () = &mut ended => return shared.why_ended(),
-        }
-    }
-}
-
 /// The shortest time between two looks at the clock.
 const TICK: Duration = Duration::from_millis(10);
+
+impl Shared {
+    /// Reads and writes until the link ends, and says why. Neither waits for the other.
+    async fn drive(&self) -> Ended {
+        let mut timer = pin!(time::sleep(Duration::ZERO));
+        let mut bulk = false;
+        let mut full = false;
+        loop {
+            let mut more = match self.read_some(&mut bulk) {
+                Ok(more) => more,
+                Err(why) => return why,
+            };
+            if !full {
+                match self.write_some() {
+                    Written::All if self.may_finish() => return Ended::Finished,
+                    Written::All => {}
+                    Written::Some => more = true,
+                    Written::Full => full = true,
+                    Written::Failed(kind) => return Ended::Io(kind),
+                }
+            }
+            if more {
+                yield_now().await;
+            }
+            let woken = poll_fn(|context| self.poll_work(context, timer.as_mut(), full, more)).await;
+            match woken {
+                Ok(writable) => full &= !writable,
+                Err(why) => return why,
+            }
+        }
+    }
+
+    /// Ready once there is something to read, to write or to say, and at once if `more` is known to be there.
+    /// Gives whether a `full` link has room again.
+    fn poll_work(
+        &self,
+        context: &mut Context<'_>,
+        timer: Pin<&mut time::Sleep>,
+        full: bool,
+        more: bool,
+    ) -> Poll<Result<bool, Ended>> {
+        {
+            let mut state = self.state();
+            if state.over {
+                return Poll::Ready(Err(self.why_ended()));
+            }
+            if !(std::mem::take(&mut state.news) || more) {
+                state.sleeper = Some(context.waker().clone());
+            }
+        }
+        let readable = self.wire.poll_read_ready(context);
+        let writable = full && self.wire.poll_write_ready(context).is_ready();
+        if let Err(why) = self.keep_time(context, timer) {
+            return Poll::Ready(Err(why));
+        }
+        if let Poll::Ready(Err(error)) = readable {
+            return Poll::Ready(Err(Ended::Io(error.kind())));
+        }
+        // Without one there was news, before the sockets were asked or since.
+        let sleeps = self.state().sleeper.is_some();
+        if sleeps && readable.is_pending() && !writable {
+            return Poll::Pending;
+        }
+        self.state().sleeper = None;
+        Poll::Ready(Ok(writable))
+    }
+
+    fn keep_time(&self, context: &mut Context<'_>, mut timer: Pin<&mut time::Sleep>) -> Result<(), Ended> {
+        // Bytes push the time ahead without touching the timer; it looks again when it rings.
+        while timer.as_mut().poll(context).is_ready() {
+            let mut state = self.state();
+            state.session.handle_timeout(Instant::now()).map_err(Ended::Session)?;
+            let due = state.session.poll_timeout().unwrap_or_else(|| Instant::now() + LINGER);
+            timer.as_mut().reset(time::Instant::from_std(due).max(time::Instant::now() + TICK));
+            // A ping may have become due.
+            state.sleeper = None;
+        }
+        Ok(())
+    }
+
+    fn may_finish(&self) -> bool {
+        let mut state = self.state();
+        let done = state.may_finish();
+        if done {
+            state.session.go_away();
+        }
+        done
+    }
+}
 
 /// Says that we are done and reads on until the peer is done too: a close with unread bytes would send
 /// a reset, which destroys what the peer has not yet taken.
 async fn close(shared: &Shared) {
-    shared.write_last_words().await;
+    loop {
+        match shared.write_some() {
+            Written::All => break,
+            Written::Some => yield_now().await,
+            Written::Full if shared.wire.writable().await.is_ok() => {}
+            Written::Full | Written::Failed(_) => return,
+        }
+    }
     let _ = SockRef::from(&shared.wire).shutdown(Shutdown::Write);
     let mut discard = [0; 4096];
     while shared.wire.readable().await.is_ok() {
         match shared.wire.try_read(&mut discard) {
             Ok(0) => break,
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => break,
-            _ => tokio::task::yield_now().await,
+            _ => yield_now().await,
         }
-    }
-}
-
-/// Waits for room whenever the link is full, to the end.
-async fn write(shared: Arc<Shared>) {
-    loop {
-        shared.blocked.notified().await;
-        if shared.state().is_over() || shared.wire.writable().await.is_err() {
-            return;
-        }
-        shared.flush_after_wait();
     }
 }

@@ -8,13 +8,16 @@ use std::time::Instant;
 
 use relay_proto::yamux::{FRAME_LARGEST, Flags, HEADER_LEN, Header, StreamId, Transmit};
 
-use super::link::{Ended, Shared, State};
+use tokio::net::TcpStream;
+
+use super::link::{Shared, State};
 use super::stream::Read;
+use crate::socket;
+use crate::splice::KernelPipe;
 
 /// Frames are collected until there are as many bytes as this; the last may go beyond by its own length.
 const BATCH: usize = 64 * 1024;
-/// What one task writes for all before it leaves the rest to the writer, in bytes: a bulk stream must
-/// not keep the task of another user for ever.
+/// What is written before other tasks of the thread get their turn, in bytes.
 const WRITE_IN_A_ROW: usize = 1024 * 1024;
 
 thread_local! {
@@ -30,12 +33,10 @@ const MAX_CONTROL_WAITING: usize = 1024;
 /// and those that the batch before had left. While anything stands here, nothing is read from a source.
 #[derive(Default)]
 pub(super) struct Output {
-    /// Some task is writing for all.
-    busy: bool,
-    /// The link took less than it was given: only its writer tries again, once there is room.
-    full: bool,
-    /// The rest of a frame of which the link took a part, and its stream.
-    begun: (u32, Vec<u8>),
+    /// The link took less than it was given.
+    pub(super) full: bool,
+    /// A frame of which the link took a part.
+    begun: Begun,
     /// Frames behind it, with their streams. What must go ahead of data overtakes them, a reset drops
     /// those of its stream.
     waiting: VecDeque<(u32, Box<[u8]>)>,
@@ -43,10 +44,19 @@ pub(super) struct Output {
     control_waiting: usize,
 }
 
+/// The rest of a frame: first what stands in memory, then what stands in a pipe of the kernel. With a pipe it may
+/// be a whole frame: its payload has left its source past our memory, so it goes next.
+#[derive(Default)]
+struct Begun {
+    stream: u32,
+    bytes: Vec<u8>,
+    pipe: Option<KernelPipe>,
+}
+
 impl Output {
     /// The streams of which something was made and not written.
     pub(super) fn unwritten(&self) -> HashSet<u32> {
-        let begun = Some(self.begun.0).filter(|_| !self.begun.1.is_empty());
+        let begun = Some(self.begun.stream).filter(|_| !self.begun.bytes.is_empty() || self.begun.pipe.is_some());
         self.waiting.iter().map(|(stream, _)| *stream).chain(begun).collect()
     }
 
@@ -75,113 +85,83 @@ impl Output {
 }
 
 /// How an attempt to write everything ended.
-enum Written {
+pub(super) enum Written {
     All,
-    /// The link is full, or has had its share.
-    Blocked,
+    /// It ended for the sake of others: another can be made at once.
+    Some,
+    /// The link takes no more for now.
+    Full,
     Failed(io::ErrorKind),
-    /// Somebody else is writing and takes what is there along, or waits for room and will.
-    Busy,
 }
 
 impl Shared {
-    /// The stream's socket is readable.
-    pub(super) fn ready(&self, id: StreamId) {
-        self.state().session.ready(id);
-        self.flush();
-    }
-
-    /// Writes what there is to write, as far as the link takes it. Never waits.
-    pub(super) fn flush(&self) {
-        let state = self.state();
-        if !state.is_over() && !state.output.full {
-            self.flush_now(state);
-        }
-    }
-
-    /// There is room again: writes as [`flush`](Self::flush) does.
-    pub(super) fn flush_after_wait(&self) {
-        let mut state = self.state();
-        if !state.is_over() {
-            state.output.full = false;
-            self.flush_now(state);
-        }
-    }
-
-    fn flush_now(&self, state: MutexGuard<'_, State>) {
-        match self.write_all(state) {
-            Written::All => {
-                let mut state = self.state();
-                if state.may_finish() && !state.is_over() && !state.output.busy {
-                    state.session.go_away();
-                    drop(state);
-                    self.end(Ended::Finished);
-                }
-            }
-            Written::Blocked => self.blocked.notify_one(),
-            Written::Failed(kind) => self.end(Ended::Io(kind)),
-            Written::Busy => {}
-        }
-    }
-
-    /// Writes what is left to say on a link that is over. Cancel safe, but what was not written is lost.
-    pub(super) async fn write_last_words(&self) {
-        loop {
-            match self.write_all(self.state()) {
-                Written::All | Written::Failed(_) => return,
-                Written::Busy => tokio::task::yield_now().await,
-                Written::Blocked => {
-                    if self.wire.writable().await.is_err() {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    fn write_all<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Written {
-        if std::mem::replace(&mut state.output.busy, true) {
-            return Written::Busy;
-        }
+    /// Writes what there is to write, as far as the link takes it. Never waits. Only for the link's task.
+    pub(super) fn write_some(&self) -> Written {
         FRAMES.with_borrow_mut(|batch| {
             let mut total = 0;
+            let mut state = self.state();
             loop {
-                let (stream, begun) = std::mem::take(&mut state.output.begun);
-                batch.begin(stream, &begun);
-                state = self.gather(state, batch);
-                if batch.is_empty() {
-                    state.output.busy = false;
+                let Begun { stream, bytes, mut pipe } = std::mem::take(&mut state.output.begun);
+                batch.begin(stream, &bytes);
+                if pipe.is_none() {
+                    (state, pipe) = self.gather(state, batch);
+                }
+                if batch.is_empty() && pipe.is_none() {
                     return Written::All;
                 }
                 drop(state);
-                let written = write(self, batch.bytes());
-                state = self.state();
-                let taken = match written {
+                let taken = match self.write(batch.bytes(), pipe.as_mut()) {
                     Ok(taken) => taken,
-                    Err(kind) => {
-                        state.output.busy = false;
-                        return Written::Failed(kind);
-                    }
+                    Err(kind) => return Written::Failed(kind),
                 };
-                let full = taken < batch.bytes().len();
+                pipe = pipe.filter(|pipe| pipe.held() > 0);
+                let full = taken < batch.bytes().len() || pipe.is_some();
+                total += taken;
+                state = self.state();
                 state.pace.wrote(taken, full, Instant::now());
                 let limit = state.pace.frame_limit();
                 state.session.set_frame_limit(limit);
-                total += taken;
                 state.output.full = full;
                 if full {
-                    batch.keep_from(taken, &mut state.output);
+                    return match batch.keep_from(taken, pipe, &mut state.output) {
+                        Ok(()) => Written::Full,
+                        Err(error) => Written::Failed(error.kind()),
+                    };
                 }
-                if full || total >= WRITE_IN_A_ROW {
-                    state.output.busy = false;
-                    return Written::Blocked;
+                if total >= WRITE_IN_A_ROW {
+                    return Written::Some;
                 }
             }
         })
     }
 
-    /// Collects frames in the order that the session gives. Reads sources without the lock.
-    fn gather<'a>(&'a self, mut state: MutexGuard<'a, State>, batch: &mut Batch) -> MutexGuard<'a, State> {
+    /// Whether the stream's source cannot be read now, however much it has.
+    pub(super) fn holds_up(&self, id: StreamId) -> bool {
+        let state = self.state();
+        state.output.full || state.session.lacks_credit(id)
+    }
+
+    /// Writes `bytes`, then what the pipe holds: gives how much of both together the link took.
+    fn write(&self, bytes: &[u8], pipe: Option<&mut KernelPipe>) -> Result<usize, io::ErrorKind> {
+        let mut taken = 0;
+        if !bytes.is_empty() {
+            taken = write(&self.wire, bytes, pipe.is_some())?;
+        }
+        match pipe {
+            Some(pipe) if taken == bytes.len() => {
+                Ok(taken + pipe.drain(&self.wire).map_err(|error| error.kind())?)
+            }
+            _ => Ok(taken),
+        }
+    }
+
+    /// Collects frames in the order that the session gives. Reads sources without the lock. The payload of the
+    /// last may be in the pipe that it gives.
+    fn gather<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        batch: &mut Batch,
+    ) -> (MutexGuard<'a, State>, Option<KernelPipe>) {
         let now = Instant::now();
         while batch.bytes().len() < BATCH {
             let may_overtake = batch.frames.len().max(state.output.control_waiting) < MAX_CONTROL_WAITING;
@@ -210,6 +190,17 @@ impl Shared {
             };
             let Some(slot) = state.slots.get(&id).cloned() else { continue };
             drop(state);
+            if let Some(pipe) = slot.splice_source(max as usize) {
+                state = self.state();
+                // A stream that was reset meanwhile has no use for them.
+                if let Some(header) = state.session.sent(id, u32::try_from(pipe.held()).unwrap_or(max)) {
+                    batch.push(header.stream, &header.encode());
+                    slot.count_sent(pipe.held());
+                    state.session.ready(id);
+                    return (state, Some(pipe));
+                }
+                continue;
+            }
             let read = slot.read_source(batch.payload_space(max as usize));
             state = self.state();
             match read {
@@ -226,13 +217,15 @@ impl Shared {
                 Read::Nothing => {}
             }
         }
-        state
+        (state, None)
     }
 }
 
-fn write(shared: &Shared, bytes: &[u8]) -> Result<usize, io::ErrorKind> {
+/// Writes what the link takes, 0 bytes if none. `more` follows at once: the kernel need not send these alone.
+fn write(wire: &TcpStream, bytes: &[u8], more: bool) -> Result<usize, io::ErrorKind> {
     loop {
-        match shared.wire.try_write(bytes) {
+        let result = if more { socket::try_write_ahead(wire, bytes) } else { wire.try_write(bytes) };
+        match result {
             Ok(taken) => return Ok(taken),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -291,25 +284,42 @@ impl Batch {
         self.frames.push((header.stream, self.len));
     }
 
-    /// Keeps what stands from `taken` on.
-    fn keep_from(&self, taken: usize, output: &mut Output) {
+    /// Keeps what stands from `taken` on, and what the pipe holds for the last frame.
+    fn keep_from(&self, taken: usize, pipe: Option<KernelPipe>, output: &mut Output) -> io::Result<()> {
         let (stream, mut start) = self.begun;
+        let mut begun = Begun::default();
         if taken < start {
-            output.begun = (stream, self.buffer[taken..start].to_vec());
+            begun = Begun { stream, bytes: self.buffer[taken..start].to_vec(), pipe: None };
         }
         let mut kept = Vec::new();
         for &(stream, end) in &self.frames {
             if taken <= start {
-                kept.push((stream, self.buffer[start..end].into()));
+                kept.push((stream, self.buffer[start..end].to_vec()));
             } else if taken < end {
-                output.begun = (stream, self.buffer[taken..end].to_vec());
+                begun = Begun { stream, bytes: self.buffer[taken..end].to_vec(), pipe: None };
             }
             start = end;
         }
+        if let Some(mut pipe) = pipe {
+            match kept.pop() {
+                // Others stand before it: as rarely as this is, it can do without the pipe.
+                Some((stream, mut frame)) if !(kept.is_empty() && begun.bytes.is_empty()) => {
+                    pipe.take(|bytes| frame.extend_from_slice(bytes))?;
+                    kept.push((stream, frame));
+                }
+                Some((stream, bytes)) => begun = Begun { stream, bytes, pipe: Some(pipe) },
+                None => {
+                    begun.stream = self.frames.last().map_or(stream, |&(stream, _)| stream);
+                    begun.pipe = Some(pipe);
+                }
+            }
+        }
+        output.begun = begun;
         // What waits behind this batch already came later.
         for (stream, frame) in kept.into_iter().rev() {
-            output.wait_first(stream, frame);
+            output.wait_first(stream, frame.into());
         }
+        Ok(())
     }
 }
 
@@ -326,8 +336,8 @@ mod tests {
         batch.push(2, b"second");
         let mut output = Output::default();
         output.wait_first(3, b"third".as_slice().into());
-        batch.keep_from(taken, &mut output);
-        (output.begun, output.waiting.into_iter().map(|(id, frame)| (id, frame.into_vec())).collect())
+        batch.keep_from(taken, None, &mut output).unwrap();
+        ((output.begun.stream, output.begun.bytes), output.waiting.into_iter().map(|(id, frame)| (id, frame.into_vec())).collect())
     }
 
     #[test]

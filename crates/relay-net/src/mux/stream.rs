@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use relay_proto::yamux::{StreamEnd, StreamId};
@@ -15,6 +16,7 @@ use tokio::time;
 use super::link::Shared;
 use crate::pipe::{End, Moved};
 use crate::socket::Socket;
+use crate::splice::{BULK, KernelPipe};
 
 /// Which party the socket given to a stream is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,10 @@ pub(super) struct Slot {
     socket: OnceLock<Arc<Socket>>,
     inbox: Mutex<Inbox>,
     source: Mutex<Source>,
+    /// The last read of the source was so large that the next is to be spliced.
+    bulk: AtomicBool,
+    /// Asks for the stream's turn when the socket becomes readable.
+    ask: OnceLock<Waker>,
     /// Our end of the stream is written.
     finished_sending: AtomicBool,
     ended: AtomicBool,
@@ -117,6 +123,8 @@ impl Slot {
             socket: OnceLock::new(),
             inbox: Mutex::new(inbox),
             source: Mutex::new(Source::Drained),
+            bulk: AtomicBool::new(false),
+            ask: OnceLock::new(),
             finished_sending: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             up: Notify::new(),
@@ -184,17 +192,29 @@ impl Slot {
         self.inbox().failed
     }
 
-    /// Reads from the socket for the link. Unless it gives bytes, the stream's task is told what to do.
+    /// Reads from the socket for the link. When it gives nothing, the stream asks for its turn again once there is
+    /// something, or its task is told what to do.
     pub(super) fn read_source(&self, buffer: &mut [u8]) -> Read {
-        let Some(socket) = self.socket.get() else { return Read::Nothing };
+        let (Some(socket), Some(ask)) = (self.socket.get(), self.ask.get()) else { return Read::Nothing };
         let (read, source) = loop {
             break match socket.try_read(buffer) {
                 Ok(0) => match self.failure() {
                     None => (Read::End, Source::Ended),
                     Some(kind) => (Read::Nothing, Source::Failed(kind)),
                 },
-                Ok(read) => return Read::Bytes(read),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (Read::Nothing, Source::Drained),
+                Ok(read) => {
+                    self.bulk.store(read >= BULK, Ordering::Relaxed);
+                    return Read::Bytes(read);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Before the question, as its answer may come at once.
+                    *lock(&self.source) = Source::Drained;
+                    match socket.poll_read_ready(&mut Context::from_waker(ask)) {
+                        Poll::Pending => return Read::Nothing,
+                        Poll::Ready(Ok(())) => continue,
+                        Poll::Ready(Err(error)) => (Read::Nothing, Source::Failed(error.kind())),
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => (Read::Nothing, Source::Failed(error.kind())),
             };
@@ -202,6 +222,19 @@ impl Slot {
         *lock(&self.source) = source;
         self.up.notify_one();
         read
+    }
+
+    /// Moves at most `most` bytes of a bulky source into a pipe. `None` where that cannot be or is not worth it, or
+    /// where a read has to say why nothing came.
+    pub(super) fn splice_source(&self, most: usize) -> Option<KernelPipe> {
+        if most < BULK || !self.bulk.load(Ordering::Relaxed) {
+            return None;
+        }
+        let stream = self.socket.get()?.tcp()?;
+        let mut pipe = KernelPipe::get()?;
+        let moved = pipe.fill(stream, most).unwrap_or(0);
+        self.bulk.store(moved >= BULK, Ordering::Relaxed);
+        (moved > 0).then_some(pipe)
     }
 
     /// Whether bytes wait, for the link or for the socket.
@@ -215,6 +248,16 @@ impl Slot {
 }
 
 impl Inbox {
+    /// The socket, if bytes may go to it past the queue.
+    pub(super) fn spliceable(&self) -> Option<Arc<Socket>> {
+        let open = self.cause.is_none() && self.failed.is_none() && self.queue.is_empty();
+        self.socket.clone().filter(|socket| open && socket.tcp().is_some())
+    }
+
+    pub(super) fn fail(&mut self, kind: io::ErrorKind) {
+        self.failed = Some(kind);
+    }
+
     /// Writes what the socket takes at once, unless other bytes stand before. Gives how much that was;
     /// `None` when there is nobody left to have them.
     pub(super) fn write_through(&mut self, bytes: &[u8]) -> Option<usize> {
@@ -265,6 +308,34 @@ impl Inbox {
         written
     }
 }
+
+/// Asks for a stream's turn when woken.
+struct Ask {
+    shared: Arc<Shared>,
+    slot: Weak<Slot>,
+}
+
+impl Wake for Ask {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let Some(slot) = self.slot.upgrade() else { return };
+        *lock(&slot.source) = Source::Asked;
+        let sleeper = {
+            let mut state = self.shared.state();
+            state.session.ready(slot.id);
+            state.news()
+        };
+        if let Some(sleeper) = sleeper {
+            sleeper.wake();
+        }
+    }
+}
+
+/// How soon to look again whether a socket whose party has gone is still read.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// How a pipe ended, seen from its socket.
 enum Failure {
@@ -362,25 +433,29 @@ impl Stream {
         }
     }
 
-    /// From the socket to the link: asks for the stream's turn whenever there is something to read.
+    /// From the socket to the link: asks for the stream's first turn. From then on the link's task reads the socket
+    /// whenever there is something and room for it, and says how it ended.
     async fn up(&self, socket: &Socket) -> Result<(), Failure> {
+        let ask = Arc::new(Ask { shared: self.shared.clone(), slot: Arc::downgrade(&self.slot) });
+        // Set once, by the only pipe that a stream can have.
+        let ask = self.slot.ask.get_or_init(|| Waker::from(ask));
+        ask.wake_by_ref();
+        let mut aborted = false;
         loop {
-            socket.readable().await.map_err(Failure::socket)?;
-            *lock(&self.slot.source) = Source::Asked;
-            self.shared.ready(self.slot.id);
-            loop {
-                let source = *lock(&self.slot.source);
-                match source {
-                    Source::Drained => break,
-                    Source::Ended => return Ok(()),
-                    Source::Failed(kind) => return Err(Failure::Socket(kind)),
-                    // The peer grants no credit or the link is full: nobody reads the socket, so nobody
-                    // but us would see that its party has gone.
-                    Source::Asked => tokio::select! {
-                        () = self.slot.up.notified() => {}
-                        failure = self.failed(socket) => return Err(failure),
-                    },
+            let source = *lock(&self.slot.source);
+            match source {
+                Source::Ended => return Ok(()),
+                Source::Failed(kind) => return Err(Failure::Socket(kind)),
+                // Its party has gone, and the peer grants no credit or the link is full: nobody reads the socket
+                // to the end.
+                Source::Asked if aborted && self.shared.holds_up(self.slot.id) => {
+                    return Err(self.failed(socket).await);
                 }
+                Source::Asked | Source::Drained => tokio::select! {
+                    () = self.slot.up.notified() => {}
+                    _ = socket.ready(Interest::ERROR), if !aborted => aborted = true,
+                    () = time::sleep(LOOK_AGAIN), if aborted => {}
+                },
             }
         }
     }
@@ -405,12 +480,12 @@ impl Stream {
                 let waits = !inbox.queue.is_empty();
                 if !waits && inbox.finished {
                     drop(inbox);
-                    self.shared.flush();
+                    self.shared.tell();
                     return socket.shutdown_write().map_err(Failure::socket);
                 }
                 drop(inbox);
                 if written > 0 {
-                    self.shared.flush();
+                    self.shared.tell();
                 }
                 waits
             };
@@ -474,7 +549,7 @@ impl Drop for Stream {
         drop(state);
         // Only now does the session, too, have room for another.
         self.slot.acknowledge();
-        self.shared.flush();
+        self.shared.tell();
     }
 }
 

@@ -6,8 +6,12 @@
 //!         <------------------            passed on
 //!             all taken
 //! ```
+//!
+//! Small reads are copied. After a large one the next is spliced, as long as they stay large, and `Holding` then
+//! is `Piped`: what was not taken waits in the kernel's pipe.
 
 use crate::socket::Socket;
+use crate::splice::{BULK, KernelPipe};
 use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +31,23 @@ thread_local! {
 #[derive(Debug)]
 pub(super) struct Flow<'a> {
     state: State,
+    /// The last read was so large that the next is to be spliced.
+    bulk: bool,
+    /// From how many bytes at once on it is.
+    splice_from: usize,
     moved: &'a AtomicU64,
+}
+
+/// How bytes are moved.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// As suits what the traffic does.
+    Suited,
+    /// Always copied.
+    Copied,
+    /// Always spliced, where the system can.
+    Spliced,
 }
 
 #[derive(Debug)]
@@ -38,6 +58,8 @@ enum State {
         bytes: Vec<u8>,
         taken: usize,
     },
+    /// The same, in a pipe of the kernel.
+    Piped(KernelPipe),
     /// The end-of-file was passed on.
     Ended,
 }
@@ -68,9 +90,14 @@ enum Step {
 
 impl<'a> Flow<'a> {
     /// `early` goes first; `moved` counts what the receiving side takes.
-    pub(super) fn new(early: Vec<u8>, moved: &'a AtomicU64) -> Self {
+    pub(super) fn new(early: Vec<u8>, manner: Manner, moved: &'a AtomicU64) -> Self {
         let state = if early.is_empty() { State::Reading } else { State::Holding { bytes: early, taken: 0 } };
-        Self { state, moved }
+        let splice_from = match manner {
+            Manner::Suited => BULK,
+            Manner::Copied => usize::MAX,
+            Manner::Spliced => 0,
+        };
+        Self { state, bulk: manner == Manner::Spliced, splice_from, moved }
     }
 
     /// Waits for bytes or the end-of-file of the sending side.
@@ -80,7 +107,7 @@ impl<'a> Flow<'a> {
 
     /// Waits for the receiving side to take bytes.
     pub(super) fn holds(&self) -> bool {
-        matches!(self.state, State::Holding { .. })
+        matches!(self.state, State::Holding { .. } | State::Piped(_))
     }
 
     /// Everything was passed on, the end-of-file included.
@@ -126,8 +153,22 @@ impl<'a> Flow<'a> {
 
     /// One read and the write of what it read, or a write of what is held.
     fn step(&mut self, from: &Socket, to: &Socket) -> Result<Step, Fault> {
+        if self.bulk
+            && self.reads()
+            && let Some(step) = self.splice(from, to)?
+        {
+            return Ok(step);
+        }
         match &mut self.state {
             State::Ended => Ok(Step::EndOfFile),
+            State::Piped(pipe) => {
+                let written = drain(pipe, to, self.moved)?;
+                if pipe.held() > 0 {
+                    return Ok(Step::Wait(written));
+                }
+                self.state = State::Reading;
+                Ok(Step::Moved(written))
+            }
             State::Holding { bytes, taken } => {
                 let written = write(to, &bytes[*taken..], self.moved)?;
                 *taken += written;
@@ -144,6 +185,7 @@ impl<'a> Flow<'a> {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Wait(0)),
                     Err(error) => return Err(Fault::From(error.kind())),
                 };
+                self.bulk = bytes.len() >= self.splice_from;
                 let written = write(to, bytes, self.moved)?;
                 if written < bytes.len() {
                     self.state = State::Holding { bytes: bytes[written..].to_vec(), taken: 0 };
@@ -153,6 +195,33 @@ impl<'a> Flow<'a> {
             }),
         }
     }
+
+    /// A step past our memory. `None` where that cannot be, or where a read has to say why nothing came.
+    fn splice(&mut self, from: &Socket, to: &Socket) -> Result<Option<Step>, Fault> {
+        let (Some(from), Some(_)) = (from.tcp(), to.tcp()) else { return Ok(None) };
+        let Some(mut pipe) = KernelPipe::get() else { return Ok(None) };
+        match pipe.fill(from, TURN) {
+            Ok(0) => return Ok(Some(Step::EndOfFile)),
+            Ok(moved) => self.bulk = moved >= self.splice_from,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(Fault::From(error.kind())),
+        }
+        let written = drain(&mut pipe, to, self.moved)?;
+        if pipe.held() > 0 {
+            self.state = State::Piped(pipe);
+            return Ok(Some(Step::Wait(written)));
+        }
+        Ok(Some(Step::Moved(written)))
+    }
+}
+
+/// Moves what the pipe holds to `to`, until that takes no more; returns and counts what it took.
+fn drain(pipe: &mut KernelPipe, to: &Socket, moved: &AtomicU64) -> Result<usize, Fault> {
+    // Only what goes to a TCP socket is put into a pipe.
+    let Some(stream) = to.tcp() else { return Err(Fault::To(io::ErrorKind::Unsupported)) };
+    let written = pipe.drain(stream).map_err(|error| Fault::To(error.kind()))?;
+    moved.fetch_add(written as u64, Ordering::Relaxed);
+    Ok(written)
 }
 
 /// Writes until `to` takes no more; returns and counts what it took.

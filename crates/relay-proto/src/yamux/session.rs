@@ -328,6 +328,11 @@ impl Session {
         }
     }
 
+    /// Whether the peer has granted no credit for what the stream's source has to send.
+    pub fn lacks_credit(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_some_and(|stream| stream.send_credit == 0)
+    }
+
     /// The stream's source has ended: a FIN follows what was sent.
     pub fn finish(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.sending == Sending::Open) {
