@@ -84,7 +84,9 @@ mod linux {
                 }
                 Err(error) => {
                     static SAID: Once = Once::new();
-                    SAID.call_once(|| tracing::info!("bytes are copied, which takes more CPU: no kernel pipes: {error}"));
+                    SAID.call_once(|| {
+                        tracing::info!("bytes are copied, which takes more CPU: no kernel pipes: {error}")
+                    });
                     self.refused = Some(Instant::now());
                     None
                 }
@@ -167,11 +169,7 @@ mod linux {
         }
     }
 
-    fn move_some(
-        from: impl std::os::fd::AsFd,
-        to: impl std::os::fd::AsFd,
-        most: usize,
-    ) -> io::Result<usize> {
+    fn move_some(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd, most: usize) -> io::Result<usize> {
         loop {
             match splice(&from, None, &to, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
                 Err(rustix::io::Errno::INTR) => {}

@@ -118,9 +118,10 @@ impl Shared {
                 let full = taken < batch.bytes().len() || pipe.is_some();
                 total += taken;
                 state = self.state();
+                batch.again.drain(..).for_each(|id| state.session.ready(id));
                 state.pace.wrote(taken, full, Instant::now());
-                let limit = state.pace.frame_limit();
-                state.session.set_frame_limit(limit);
+                let round = state.pace.round();
+                state.session.set_round(round);
                 state.output.full = full;
                 if full {
                     return match batch.keep_from(taken, pipe, &mut state.output) {
@@ -148,9 +149,7 @@ impl Shared {
             taken = write(&self.wire, bytes, pipe.is_some())?;
         }
         match pipe {
-            Some(pipe) if taken == bytes.len() => {
-                Ok(taken + pipe.drain(&self.wire).map_err(|error| error.kind())?)
-            }
+            Some(pipe) if taken == bytes.len() => Ok(taken + pipe.drain(&self.wire).map_err(|error| error.kind())?),
             _ => Ok(taken),
         }
     }
@@ -210,7 +209,12 @@ impl Shared {
                     if let Some(header) = state.session.sent(id, length) {
                         batch.push_payload(header, read);
                         slot.count_sent(read);
-                        state.session.ready(id);
+                        // Of a source that had less than it may send, the rest can wait until this is written.
+                        if length == max {
+                            state.session.ready(id);
+                        } else {
+                            batch.again.push(id);
+                        }
                     }
                 }
                 Read::End => state.session.finish(id),
@@ -241,13 +245,15 @@ struct Batch {
     /// The stream and the length of the rest of a frame that was begun before.
     begun: (u32, usize),
     frames: Vec<(u32, usize)>,
+    /// Streams whose sources are to be read again.
+    again: Vec<StreamId>,
 }
 
 impl Batch {
     /// With room for the largest frame behind a batch that is almost full.
     fn new() -> Self {
         let room = BATCH + 2 * HEADER_LEN + 2 * FRAME_LARGEST as usize;
-        Self { buffer: vec![0; room], len: 0, begun: (0, 0), frames: Vec::new() }
+        Self { buffer: vec![0; room], len: 0, begun: (0, 0), frames: Vec::new(), again: Vec::new() }
     }
 
     fn begin(&mut self, stream: u32, begun: &[u8]) {
@@ -337,7 +343,10 @@ mod tests {
         let mut output = Output::default();
         output.wait_first(3, b"third".as_slice().into());
         batch.keep_from(taken, None, &mut output).unwrap();
-        ((output.begun.stream, output.begun.bytes), output.waiting.into_iter().map(|(id, frame)| (id, frame.into_vec())).collect())
+        (
+            (output.begun.stream, output.begun.bytes),
+            output.waiting.into_iter().map(|(id, frame)| (id, frame.into_vec())).collect(),
+        )
     }
 
     #[test]

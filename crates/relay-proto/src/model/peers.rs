@@ -43,7 +43,7 @@ pub enum Op {
     /// Time passes.
     Wait(Duration),
     /// The largest frame changes.
-    FrameLimit(Side, u32),
+    Round(Side, u32),
     /// A side takes no new streams.
     GoAway(Side),
     /// The link is lost.
@@ -74,7 +74,7 @@ impl From<RawOp> for Op {
             } else {
                 u64::from(amount % 1024)
             })),
-            28..=30 => Self::FrameLimit(side, u32::from(amount) * 8),
+            28..=30 => Self::Round(side, u32::from(amount) * 8),
             _ if which > 230 => Self::GoAway(side),
             _ if which < 10 => Self::Cut,
             _ => Self::Run(2, bytes.max(1)),
@@ -231,7 +231,7 @@ impl World {
                 }
             }
             Op::Wait(time) => self.wait(time),
-            Op::FrameLimit(side, limit) => self.ends[side].session.set_frame_limit(limit),
+            Op::Round(side, limit) => self.ends[side].session.set_round(limit),
             Op::GoAway(side) => self.ends[side].session.go_away(),
             Op::Cut => self.lost = true,
         }

@@ -67,7 +67,7 @@ impl Driver {
                 return self.session.handle_timeout(self.now).is_ok();
             }
             9 if which > 250 => self.session.go_away(),
-            9 => self.session.set_frame_limit(u32::from(amount) * 8),
+            9 => self.session.set_round(u32::from(amount) * 8),
             // The frames: the upper bits of `which` are the flags.
             10..=12 => return self.data(which >> 4, id, u32::from(amount) * 5, which & 8 != 0),
             13 => return self.frame(1, which >> 4, id.get(), u32::from(amount) << (which & 16)),

@@ -221,7 +221,7 @@ pub struct Session {
     control: VecDeque<StreamId>,
     /// Streams with data or a FIN to write, each once in its turn; the same holds.
     turns: VecDeque<StreamId>,
-    frame_limit: u32,
+    round: u32,
 
     queued: usize,
     /// Streams with a queue, by the time since when their user took nothing.
@@ -263,7 +263,7 @@ impl Session {
             go_away: None,
             control: VecDeque::new(),
             turns: VecDeque::new(),
-            frame_limit: FRAME_SMALLEST,
+            round: FRAME_SMALLEST,
             queued: 0,
             waiting: BTreeSet::new(),
             last_received: now,

@@ -12,9 +12,9 @@ use super::{Session, Transmit};
 const STALE_MOST: usize = 64;
 
 impl Session {
-    /// The largest payload of a frame that suits the link now, in bytes (see [`Pace`](crate::yamux::Pace)).
-    pub fn set_frame_limit(&mut self, bytes: u32) {
-        self.frame_limit = bytes.clamp(FRAME_SMALLEST, FRAME_LARGEST);
+    /// What all streams that wait should put on the link in one round, in bytes (see [`Pace`](crate::yamux::Pace)).
+    pub fn set_round(&mut self, bytes: u32) {
+        self.round = bytes;
     }
 
     /// What to write next; `None` when there is nothing. Pongs come first, then pings, resets and what
@@ -72,7 +72,8 @@ impl Session {
                 return Some(Transmit::Frame(Header::of_stream(Kind::WindowUpdate, Flags::FIN, id, 0)));
             }
             stream.ready = false;
-            let limit = if self.turns.is_empty() { self.frame_limit } else { FRAME_SMALLEST };
+            let waiting = u32::try_from(self.turns.len()).unwrap_or(u32::MAX);
+            let limit = (self.round / waiting.saturating_add(1)).clamp(FRAME_SMALLEST, FRAME_LARGEST);
             return Some(Transmit::Data { stream: id, max: stream.send_credit.min(limit) });
         }
         None

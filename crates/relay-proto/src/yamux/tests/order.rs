@@ -97,29 +97,29 @@ fn a_stream_that_the_peer_never_heard_of_needs_no_reset() {
 }
 
 #[test]
-fn streams_take_turns_with_small_frames_and_one_alone_sends_large_ones() {
+fn streams_that_wait_share_a_round_and_one_alone_has_it_whole() {
     let mut side = Side::relay_with(3);
-    side.session.set_frame_limit(u32::MAX);
+    side.session.set_round(6 * FRAME_SMALLEST);
     for number in [1, 3, 5] {
         side.session.ready(id(number));
     }
     for _ in 0..2 {
         for number in [1, 3, 5] {
-            assert_eq!(side.sends(number, u32::MAX), FRAME_SMALLEST);
+            assert_eq!(side.sends(number, u32::MAX), 2 * FRAME_SMALLEST);
             side.session.ready(id(number));
         }
     }
-    // Two have no more: the third has the link to itself once they have said so.
-    assert_eq!(side.sends(1, u32::MAX), FRAME_SMALLEST);
-    assert_eq!(side.sends(3, u32::MAX), FRAME_SMALLEST);
-    let left = INITIAL_WINDOW - 2 * FRAME_SMALLEST;
-    assert_eq!(side.sends(5, u32::MAX), left, "all the credit that is left");
+    // One has no more, then another: what is left to the others grows once they have said so.
+    assert_eq!(side.sends(1, u32::MAX), 2 * FRAME_SMALLEST);
+    assert_eq!(side.sends(3, u32::MAX), 3 * FRAME_SMALLEST);
+    assert_eq!(side.sends(5, u32::MAX), 6 * FRAME_SMALLEST);
     side.gets(&update(Flags::NONE, 5, 10 * FRAME_LARGEST));
-    side.session.ready(id(5));
-    assert_eq!(side.sends(5, u32::MAX), FRAME_LARGEST);
-    side.session.set_frame_limit(0);
-    side.session.ready(id(5));
-    assert_eq!(side.sends(5, u32::MAX), FRAME_SMALLEST);
+    // No frame is larger than the largest nor, however many wait, smaller than the smallest.
+    for (round, frame) in [(u32::MAX, FRAME_LARGEST), (0, FRAME_SMALLEST)] {
+        side.session.set_round(round);
+        side.session.ready(id(5));
+        assert_eq!(side.sends(5, u32::MAX), frame);
+    }
 }
 
 #[test]
