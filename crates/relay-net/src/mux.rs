@@ -5,24 +5,31 @@
 //! Only what the socket does not take is queued, in one ring per stream that holds at most the stream's
 //! window. Reading the link never waits for anyone.
 //!
-//! From a socket to the link: a stream whose socket is readable asks for its turn. Whoever finds the link
-//! free writes for all: it takes the streams in turn, reads each one's socket behind the space for a
-//! header and gives many frames to the kernel in one write. When the link is full, the link's one writer
-//! waits until it is not. Nothing is read from a socket before the link and the peer have room for it.
+//! From a socket to the link: a stream whose socket is readable asks for its turn, without a task of its own
+//! being run. The link's task takes the streams in turn, reads each one's socket behind the space for a header and
+//! gives many frames to the kernel in one write. Nothing is read from a socket before the link and the peer have
+//! room for it.
+//!
+//! Bulk goes past our memory both ways: out, its bytes are in a pipe of the kernel before the header that counts
+//! them is written; in, a header is read exactly and what follows it is spliced to the stream's socket.
 //!
 //! ```text
 //!  link.rs    Link: open, accept, end; the tasks that read, keep time and write
 //!  input.rs   from the link to the streams' sockets
 //!  output.rs  from the streams' sockets to the link
+//!  path.rs    how the kernel is to treat the link's bytes
 //!  stream.rs  Stream: one user's pipe between a socket and the link
 //! ```
 
 mod input;
 mod link;
 mod output;
+mod path;
 mod stream;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use path::Packets;
 
 pub use link::{Config, Ended, Link, OpenError};
 pub use relay_proto::yamux::Role;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use relay_proto::yamux::{self, Pace, Role, Session, SessionError, StreamId};
+use relay_proto::yamux::{self, Role, Session, SessionError, StreamId};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -18,17 +18,27 @@ use tokio::task::{unconstrained, yield_now};
 use tokio::time;
 
 use super::output::{Output, Written};
+use super::path::Path;
 use super::stream::{Cause, Slot, Stream};
 
 /// How long a link that has said its last word waits for the peer to close too, so that the kernel does
 /// not cut off what the peer has yet to read.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The limits of a link.
-#[derive(Clone, Debug, Default)]
+/// What a link may do.
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The limits of its session.
     pub session: yamux::Config,
+    /// On a long path that keeps losing packets, change the connection's congestion control to BBR, where the
+    /// system has it (Linux only).
+    pub bbr: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { session: yamux::Config::default(), bbr: true }
+    }
 }
 
 /// Why a link ended. A new link to the same peer may work in each case.
@@ -129,7 +139,6 @@ pub(super) struct State {
     pub(super) session: Session,
     pub(super) slots: HashMap<StreamId, Arc<Slot>>,
     pub(super) output: Output,
-    pub(super) pace: Pace,
     accepted: VecDeque<Arc<Slot>>,
     finishing: bool,
     over: bool,
@@ -146,6 +155,7 @@ impl Link {
     /// Outside a tokio runtime.
     pub fn start(role: Role, socket: TcpStream, early: Vec<u8>, config: Config) -> Self {
         let now = Instant::now();
+        let path = Path::new(&socket, config.bbr, now);
         let shared = Arc::new(Shared {
             wire: socket,
             unacknowledged: Arc::new(Semaphore::new(config.session.max_unacknowledged)),
@@ -153,7 +163,6 @@ impl Link {
                 session: Session::new(role, config.session, now),
                 slots: HashMap::new(),
                 output: Output::default(),
-                pace: Pace::new(now),
                 accepted: VecDeque::new(),
                 finishing: false,
                 over: false,
@@ -164,7 +173,7 @@ impl Link {
             incoming: Notify::new(),
         });
         // It gives way by itself; counted by tokio as well, it would hear of sources that it may not read yet.
-        tokio::spawn(unconstrained(run(shared.clone(), early)));
+        tokio::spawn(unconstrained(run(shared.clone(), early, path)));
         Self(shared)
     }
 
@@ -344,18 +353,18 @@ impl State {
 }
 
 /// Reads, writes and keeps time, to the end.
-async fn run(shared: Arc<Shared>, early: Vec<u8>) {
+async fn run(shared: Arc<Shared>, early: Vec<u8>, mut path: Path) {
     let why = match shared.process(&early) {
         Ok(()) => {
             drop(early);
-            shared.drive().await
+            shared.drive(&mut path).await
         }
         Err(why) => why,
     };
     let linger = matches!(why, Ended::Finished | Ended::Session(_));
     shared.end(why.clone());
     if linger {
-        let _ = time::timeout(LINGER, close(&shared)).await;
+        let _ = time::timeout(LINGER, close(&shared, &mut path)).await;
     }
     // Handles to the link may live on, and with them the socket.
     let _ = SockRef::from(&shared.wire).shutdown(Shutdown::Both);
@@ -367,7 +376,7 @@ const TICK: Duration = Duration::from_millis(10);
 
 impl Shared {
     /// Reads and writes until the link ends, and says why. Neither waits for the other.
-    async fn drive(&self) -> Ended {
+    async fn drive(&self, path: &mut Path) -> Ended {
         let mut timer = pin!(time::sleep(Duration::ZERO));
         let mut bulk = false;
         let mut full = false;
@@ -377,7 +386,7 @@ impl Shared {
                 Err(why) => return why,
             };
             if !full {
-                match self.write_some() {
+                match self.write_some(path) {
                     Written::All if self.may_finish() => return Ended::Finished,
                     Written::All => {}
                     Written::Some => more = true,
@@ -456,9 +465,9 @@ impl Shared {
 
 /// Says that we are done and reads on until the peer is done too: a close with unread bytes would send
 /// a reset, which destroys what the peer has not yet taken.
-async fn close(shared: &Shared) {
+async fn close(shared: &Shared, path: &mut Path) {
     loop {
-        match shared.write_some() {
+        match shared.write_some(path) {
             Written::All => break,
             Written::Some => yield_now().await,
             Written::Full if shared.wire.writable().await.is_ok() => {}

@@ -11,6 +11,7 @@ use relay_proto::yamux::{FRAME_LARGEST, Flags, HEADER_LEN, Header, StreamId, Tra
 use tokio::net::TcpStream;
 
 use super::link::{Shared, State};
+use super::path::Path;
 use super::stream::Read;
 use crate::socket;
 use crate::splice::KernelPipe;
@@ -96,7 +97,7 @@ pub(super) enum Written {
 
 impl Shared {
     /// Writes what there is to write, as far as the link takes it. Never waits. Only for the link's task.
-    pub(super) fn write_some(&self) -> Written {
+    pub(super) fn write_some(&self, path: &mut Path) -> Written {
         FRAMES.with_borrow_mut(|batch| {
             let mut total = 0;
             let mut state = self.state();
@@ -117,11 +118,10 @@ impl Shared {
                 pipe = pipe.filter(|pipe| pipe.held() > 0);
                 let full = taken < batch.bytes().len() || pipe.is_some();
                 total += taken;
+                let round = path.wrote(&self.wire, taken, full, Instant::now());
                 state = self.state();
-                batch.again.drain(..).for_each(|id| state.session.ready(id));
-                state.pace.wrote(taken, full, Instant::now());
-                let round = state.pace.round();
                 state.session.set_round(round);
+                batch.again.drain(..).for_each(|id| state.session.ready(id));
                 state.output.full = full;
                 if full {
                     return match batch.keep_from(taken, pipe, &mut state.output) {

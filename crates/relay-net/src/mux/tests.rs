@@ -224,7 +224,7 @@ async fn a_stalled_reader_does_not_slow_another() {
 #[tokio::test]
 async fn the_memory_of_a_link_is_bounded() {
     let session = yamux::Config { max_queued: 100_000, ..yamux::Config::default() };
-    let path = Path::new(Config { session }).await;
+    let path = Path::new(Config { session, ..Config::default() }).await;
     let (mut user, mut service, _pipes) = path.connect(HALF_CLOSED_IDLE).await;
     let flood = tokio::spawn(async move {
         let chunk = vec![7; 65536];
@@ -242,7 +242,7 @@ async fn the_memory_of_a_link_is_bounded() {
 async fn users_wait_their_turn_while_streams_lack_an_ack() {
     let (near, mut far) = pair().await;
     let session = yamux::Config { max_unacknowledged: 2, ..yamux::Config::default() };
-    let link = Link::start(Role::Relay, near, vec![], Config { session });
+    let link = Link::start(Role::Relay, near, vec![], Config { session, ..Config::default() });
     let _first = link.open().await.unwrap();
     let second = link.open().await.unwrap();
     let third = link.open();
