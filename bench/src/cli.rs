@@ -1,4 +1,4 @@
-//! The commands. Only `run` and `link` are for people; the others are the processes that `run` starts.
+//! The commands. Those that are hidden are the processes that the others start.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use clap::{Args, Parser};
 
 use crate::path::emulator;
 use crate::results::Results;
-use crate::{link, load, place, report, run};
+use crate::{instructions, link, load, place, report, run};
 
 /// Measures the data path of relay against others, side by side
 #[derive(Debug, Parser)]
@@ -21,6 +21,11 @@ enum Command {
     Report(ReportArgs),
     /// Compare this project's link with the `yamux` crate, both in this process
     Link(link::Options),
+    /// Count the session's instructions per frame and compare them with those recorded
+    Instructions(instructions::Options),
+    /// Do what is counted
+    #[command(hide = true)]
+    Work(instructions::Work),
     /// Keep a network namespace
     #[command(hide = true)]
     Hold { congestion: String },
@@ -56,6 +61,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Report(args) => report(&args),
         Command::Emulate(options) => emulator::run(&options),
         Command::Link(options) => link::run(&options),
+        Command::Instructions(options) => instructions::run(&options),
+        Command::Work(work) => instructions::work(&work),
         Command::Hold { congestion } => place::hold(&congestion),
         Command::Service { address } => load::service::run(address),
         Command::User(args) => load::user(&args),
