@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use relay_net::socket::connect;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -56,17 +57,6 @@ pub async fn dial_addr(address: SocketAddr) -> Result<TcpStream, DialError> {
         Err(_) => Problem::TimedOut,
     };
     Err(DialError { host: address.ip().to_string().into(), port: address.port(), problem })
-}
-
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpStream::connect(address).await?;
-    // A port from the range for outgoing connections that nobody listens on can be our own end's, too:
-    // the kernel then connects the socket to itself.
-    if socket.local_addr()? == socket.peer_addr()? {
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
-    socket.set_nodelay(true)?;
-    Ok(socket)
 }
 
 /// The first of `addresses` that answers, else the error of the last that failed.

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use relay_net::socket::watch_carrying;
 use relay_proto::handshake::{Id, LineReader, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -61,7 +60,6 @@ async fn claim(ticket: Id, peer: SocketAddr, users: &Users) {
     let claimed = async {
         let mut socket = dial_addr(peer).await?;
         let io_error = |source| Error::Io { relay: users.relay.clone(), source };
-        watch_carrying(&socket).map_err(io_error)?;
         socket.write_all(Request::EventClaim(ticket).to_string().as_bytes()).await.map_err(io_error)?;
         Ok(socket)
     };

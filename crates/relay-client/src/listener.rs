@@ -93,6 +93,7 @@ pub struct Builder {
     protocol: Protocol,
     retry_first: bool,
     members: usize,
+    bbr: bool,
     events: EventSender,
 }
 
@@ -108,6 +109,14 @@ impl Builder {
     #[must_use]
     pub fn retry_first(mut self, retry: bool) -> Self {
         self.retry_first = retry;
+        self
+    }
+
+    /// Whether the link of [`Protocol::Multiplex`] may change its congestion control to BBR, on a long path that
+    /// keeps losing packets and where the system has it. It may unless told otherwise.
+    #[must_use]
+    pub fn bbr(mut self, may: bool) -> Self {
+        self.bbr = may;
         self
     }
 
@@ -136,9 +145,9 @@ impl Builder {
     pub async fn bind(self) -> Result<Listener, Error> {
         let (accepted, incoming) = mpsc::channel(BACKLOG);
         let live = TaskTracker::new();
-        let (protocol, members, retry_first) = (self.protocol, self.members, self.retry_first);
+        let (protocol, members, bbr, retry_first) = (self.protocol, self.members, self.bbr, self.retry_first);
         let users = self.users(accepted, live.clone());
-        let mut keeper = Keeper { protocol, members, users, backoff: Backoff::new() };
+        let mut keeper = Keeper { protocol, members, bbr, users, backoff: Backoff::new() };
         let tunnel = if retry_first { keeper.open_at_last().await? } else { keeper.open().await? };
         let (public, watched) = watch::channel(tunnel.public.clone());
         let keeper = tokio::spawn(keeper.keep_up(tunnel, public));
@@ -169,6 +178,7 @@ impl Listener {
             protocol: Protocol::Multiplex,
             retry_first: false,
             members: DEFAULT_MEMBERS,
+            bbr: true,
             events: EventSender(broadcast::Sender::new(EVENTS_KEPT)),
         }
     }
@@ -203,6 +213,7 @@ impl Listener {
 struct Keeper {
     protocol: Protocol,
     members: usize,
+    bbr: bool,
     users: Users,
     backoff: Backoff,
 }
@@ -235,7 +246,7 @@ impl Keeper {
     }
 
     async fn open(&self) -> Result<Tunnel, Error> {
-        let tunnel = Tunnel::open(&self.users.relay, self.protocol, self.members).await?;
+        let tunnel = Tunnel::open(&self.users.relay, self.protocol, self.members, self.bbr).await?;
         self.users.events.send(Event::Established { address: tunnel.public.clone() });
         Ok(tunnel)
     }

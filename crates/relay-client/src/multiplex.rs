@@ -11,8 +11,9 @@ pub(crate) struct MultiplexTunnel {
 }
 
 impl MultiplexTunnel {
-    pub(crate) fn new(socket: TcpStream, early: Vec<u8>) -> Self {
-        Self { link: Link::start(Role::Forwarder, socket, early, Config::default()) }
+    pub(crate) fn new(socket: TcpStream, early: Vec<u8>, bbr: bool) -> Self {
+        let config = Config { bbr, ..Config::default() };
+        Self { link: Link::start(Role::Forwarder, socket, early, config) }
     }
 
     pub(crate) async fn serve(self, users: &Users) -> Option<Lost> {

@@ -56,7 +56,7 @@ enum Kind {
 impl Tunnel {
     /// Dials the relay and asks it for a tunnel. Sends the bare exchange of the original and nothing
     /// else: an old relay would end itself on more.
-    pub(crate) async fn open(relay: &RelayAddr, protocol: Protocol, members: usize) -> Result<Self, Error> {
+    pub(crate) async fn open(relay: &RelayAddr, protocol: Protocol, members: usize, bbr: bool) -> Result<Self, Error> {
         let mut socket = dial(relay.host(), relay.port()).await?;
         let io_error = |source| Error::Io { relay: relay.clone(), source };
         watch_always_reading(&socket).map_err(io_error)?;
@@ -67,7 +67,7 @@ impl Tunnel {
         let kind = match answer.pool {
             Some(pool) => Kind::Pool(PoolTunnel::new(socket, early, peer, pool, members)),
             None if protocol == Protocol::Event => Kind::Event(EventTunnel::new(socket, early, peer)),
-            None => Kind::Multiplex(MultiplexTunnel::new(socket, early)),
+            None => Kind::Multiplex(MultiplexTunnel::new(socket, early, bbr)),
         };
         Ok(Self { public: relay.with_port(answer.port), kind })
     }

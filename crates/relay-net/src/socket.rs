@@ -8,7 +8,7 @@ pub use listen::{accept, canonical, listen};
 use crate::sys;
 use socket2::{SockRef, TcpKeepalive};
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{Interest, Ready};
@@ -210,34 +210,71 @@ pub(crate) fn try_write_ahead(stream: &TcpStream, bytes: &[u8]) -> io::Result<us
 /// For connections whose far side always reads (links, control connections of event, idle members): a peer
 /// that is gone is noticed within 25 s, silent or not.
 pub fn watch_always_reading(stream: &TcpStream) -> io::Result<()> {
-    watch(stream, Some(Duration::from_secs(25)), Duration::from_secs(10), Duration::from_secs(5), 3)
+    let socket = SockRef::from(stream);
+    set_user_timeout(&socket, Some(Duration::from_secs(25)))?;
+    keep_alive(&socket, Duration::from_secs(10), Duration::from_secs(5), 3)
 }
 
 /// For connections that carry a user's bytes: the peer may stop reading for as long as it likes. One that is
-/// gone is noticed after 2 minutes of silence, or when the kernel gives up to send what is in flight.
+/// gone is noticed after 2 minutes of silence, or when the kernel gives up to send what is in flight. Connections
+/// that were [accepted](accept) have it already; it takes [`watch_always_reading`] back.
 pub fn watch_carrying(stream: &TcpStream) -> io::Result<()> {
-    watch(stream, None, Duration::from_mins(1), Duration::from_secs(15), 4)
+    let socket = SockRef::from(stream);
+    set_user_timeout(&socket, None)?;
+    keep_alive_carrying(&socket)
 }
 
-/// `user_timeout` also ends a live peer that merely does not read; `None` takes an earlier one back.
-fn watch(
-    stream: &TcpStream,
-    user_timeout: Option<Duration>,
-    idle: Duration,
-    interval: Duration,
-    probes: u32,
-) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    socket.set_tcp_user_timeout(user_timeout)?;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = user_timeout;
+fn keep_alive_carrying(socket: &socket2::Socket) -> io::Result<()> {
+    keep_alive(socket, Duration::from_mins(1), Duration::from_secs(15), 4)
+}
+
+/// It also ends a live peer that merely does not read.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn set_user_timeout(socket: &socket2::Socket, timeout: Option<Duration>) -> io::Result<()> {
+    socket.set_tcp_user_timeout(timeout)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[allow(clippy::unnecessary_wraps, reason = "it can fail where it does something")]
+fn set_user_timeout(_: &socket2::Socket, _: Option<Duration>) -> io::Result<()> {
+    Ok(())
+}
+
+fn keep_alive(socket: &socket2::Socket, idle: Duration, interval: Duration, probes: u32) -> io::Result<()> {
     let keepalive = TcpKeepalive::new().with_time(idle);
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", windows))]
     let keepalive = keepalive.with_interval(interval).with_retries(probes);
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", windows)))]
     let _ = (interval, probes);
     socket.set_tcp_keepalive(&keepalive)
+}
+
+/// Prepares a socket to carry bytes: no Nagle's delay, and a peer that is gone is noticed (see
+/// [`watch_carrying`]).
+fn prepare(socket: &socket2::Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    keep_alive_carrying(socket)
+}
+
+/// Connects, without Nagle's delay, and [watched](watch_carrying). Cancel safe.
+///
+/// # Errors
+/// Those of the system's connect; and a connection to oneself is refused. It comes about where nobody listens on a
+/// port of the range for outgoing connections, and our own end happens to get it.
+pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    let own = stream.local_addr()?;
+    if (own.ip(), own.port()) == (address.ip(), address.port()) {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    let socket = SockRef::from(&stream);
+    // A peer on this machine cannot go without the kernel's noticing.
+    if address.ip().is_loopback() {
+        socket.set_tcp_nodelay(true)?
+    } else {
+        prepare(&socket)?
+    }
+    Ok(stream)
 }
 
 #[cfg(test)]

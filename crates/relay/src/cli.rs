@@ -36,6 +36,8 @@ pub enum Command {
         listen: SocketAddr,
         /// The public ports.
         ports: PortRange,
+        /// Whether links may change to BBR.
+        bbr: bool,
         /// In the original's form: a port and nothing else.
         original: bool,
     },
@@ -149,6 +151,7 @@ impl Original {
             (None, [listen]) => Command::Server {
                 listen: (Ipv6Addr::UNSPECIFIED, port(listen)?).into(),
                 ports: PortRange::AboveControl,
+                bbr: true,
                 original: true,
             },
             (Some(local), [host, control]) => {
@@ -212,6 +215,8 @@ struct ServerArgs {
     /// Serve everyone who connects: anyone can open public ports on this machine
     #[arg(long, env = "RELAY_OPEN", hide_env = true, value_parser = BoolishValueParser::new())]
     open: bool,
+    #[command(flatten)]
+    link: LinkArgs,
 }
 
 /// Forward a relay's users to a service
@@ -229,6 +234,15 @@ struct ForwardArgs {
     /// How users come: multiplex, pool or event
     #[arg(long, env = "RELAY_MODE", hide_env = true, default_value = "multiplex", value_parser = mode)]
     mode: Protocol,
+    #[command(flatten)]
+    link: LinkArgs,
+}
+
+#[derive(Debug, Args)]
+struct LinkArgs {
+    /// Leave congestion control to the system, even where a link loses packets
+    #[arg(long, env = "RELAY_NO_BBR", hide_env = true, value_parser = BoolishValueParser::new())]
+    no_bbr: bool,
 }
 
 /// Show relay, forwarder and a web service in one process
@@ -273,9 +287,13 @@ impl Modern {
             ModernCommand::Server(args) => Command::Server {
                 listen: args.listen,
                 ports: args.ports.unwrap_or(PortRange::AboveControl),
+                bbr: !args.link.no_bbr,
                 original: false,
             },
-            ModernCommand::Forward(args) => Command::Forward(forward::Config::new(args.service, args.relay, args.mode)),
+            ModernCommand::Forward(args) => {
+                let config = forward::Config::new(args.service, args.relay, args.mode);
+                Command::Forward(forward::Config { bbr: !args.link.no_bbr, ..config })
+            }
             ModernCommand::Demo(DemoArgs {}) => Command::Demo,
         };
         Ok(Invocation { command, log: self.log.options() })

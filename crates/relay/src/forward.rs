@@ -39,6 +39,8 @@ pub struct Config {
     pub relay: RelayAddr,
     /// How they come.
     pub protocol: Protocol,
+    /// Whether the link may change to BBR.
+    pub bbr: bool,
     /// How long live users may finish at the end.
     pub drain: Duration,
     /// How many users are served at once; who comes beyond is reset at once.
@@ -49,7 +51,7 @@ impl Config {
     /// 30 s for the last users, at most 24 576 at once: less than the 28 232 ports that Linux tells
     /// sockets to one address of a service apart by.
     pub fn new(service: Service, relay: RelayAddr, protocol: Protocol) -> Self {
-        Self { service, relay, protocol, drain: Duration::from_secs(30), max_users: 24_576 }
+        Self { service, relay, protocol, bbr: true, drain: Duration::from_secs(30), max_users: 24_576 }
     }
 }
 
@@ -68,7 +70,7 @@ pub async fn run(
     let mut shutdown = pin!(shutdown);
     let forwarder = Arc::new(Forwarder::new(config));
     let config = &forwarder.config;
-    let builder = Listener::builder(config.relay.clone()).protocol(config.protocol).retry_first(true);
+    let builder = Listener::builder(config.relay.clone()).protocol(config.protocol).bbr(config.bbr).retry_first(true);
     let mut events = builder.events();
     let mut report = Report::new(&forwarder, announce);
 

@@ -48,11 +48,13 @@ fn main() -> ExitCode {
 
 async fn run(command: Command, shutdown: impl Future<Output = ()> + Send) -> Result<(), String> {
     match command {
-        Command::Server { listen, ports, original } => {
+        Command::Server { listen, ports, bbr, original } => {
             warn!("{}", open_warning(listen, original));
             let listener = socket::listen(listen)
                 .map_err(|error| format!("cannot listen on {listen}: {error}; {}", listen_hint(error.kind())))?;
-            let config = Config { ports, public_address: listen.ip(), ..Config::default() };
+            let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            let mut config = Config { ports, public_address: listen.ip(), threads, ..Config::default() };
+            config.limits.link.bbr = bbr;
             Server::run(listener, config, shutdown).await.map_err(|error| error.to_string())
         }
         Command::Forward(config) => {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use relay_client::{DIAL_WAIT, RelayAddr, dial};
-use relay_net::socket::{Socket, watch_carrying};
+use relay_net::socket::Socket;
 
 /// Where a service listens. Parsed from a port (of this machine), `HOST:PORT`, or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +36,6 @@ impl Service {
             Self::Tcp(address) => {
                 let socket =
                     dial(address.host(), address.port()).await.map_err(|error| DialError(error.to_string()))?;
-                // A socket that refuses its options is dead and says so when it is used.
-                let _ = watch_carrying(&socket);
                 Ok(socket.into())
             }
             Self::Unix(path) => {

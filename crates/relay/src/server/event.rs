@@ -17,15 +17,19 @@ use tracing::debug;
 use super::pending::Place;
 use super::registry::{Name, Names};
 use super::tunnel::{PublicPort, Tunnel};
-use super::{aborted, reset};
+use super::{Claim, aborted, reset};
 
 /// Announcements written at a time, in bytes: one segment.
 const ANNOUNCED_AT_ONCE: usize = 1400;
 
-type Ticket = Name<oneshot::Sender<Party>>;
+type Ticket = Name<oneshot::Sender<Claim>>;
 
 /// Serves an event tunnel until its control connection is lost or the server stops.
 pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, control: TcpStream) {
+    let (public, control) = match (public.brought(&tunnel.home), tunnel.home.bring(control)) {
+        (Ok(public), Ok(control)) => (public, control),
+        (Err(error), _) | (_, Err(error)) => return tunnel.end(&error),
+    };
     let _ = socket::watch_always_reading(&control);
     let mut announcements = Announcements::default();
     let reason = loop {
@@ -59,7 +63,7 @@ async fn wait(
     user: TcpStream,
     address: SocketAddr,
     ticket: Ticket,
-    claim: oneshot::Receiver<Party>,
+    claim: oneshot::Receiver<Claim>,
     mut place: Place,
 ) {
     let claimed = tokio::select! {
@@ -70,8 +74,12 @@ async fn wait(
         () = tunnel.over.cancelled() => return reset(user),
     };
     drop((ticket, place));
-    let Ok(Ok(service)) = claimed else {
+    let Ok(Ok((service, early))) = claimed else {
         return tunnel.refused(user, address, "the client did not dial back in time");
+    };
+    let service = match tunnel.home.bring(service) {
+        Ok(service) => Party { socket: Socket::from(service), early },
+        Err(_) => return tunnel.refused(user, address, "the connection of the client cannot be used"),
     };
     let user = Party { socket: Socket::from(user), early: Vec::new() };
     let idle = tunnel.limits().half_closed_idle;

@@ -7,8 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use relay_net::pipe::Party;
-use relay_net::socket::{self, Socket};
 use relay_proto::handshake::{Established, HandshakeError, MAX_LINE, Request, RequestReader};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -130,19 +128,17 @@ async fn serve(
             let (tunnel, public) = Tunnel::open(relay, peer, protocol).await.map_err(Refused::NoPort)?;
             // In full before the link starts: its frames follow on the same connection.
             reply(&mut stream, &Established { port: tunnel.port, pool: None }).await?;
-            relay.tasks.spawn(multiplex::serve(tunnel, public, stream, early));
+            tunnel.clone().spawn(multiplex::serve(tunnel, public, stream, early));
         }
         Request::EventNew => {
             let (tunnel, public) = Tunnel::open(relay, peer, protocol).await.map_err(Refused::NoPort)?;
             reply(&mut stream, &Established { port: tunnel.port, pool: None }).await?;
             // The client has nothing more to say: what came early is discarded like what comes later.
-            relay.tasks.spawn(event::serve(tunnel, public, stream));
+            tunnel.clone().spawn(event::serve(tunnel, public, stream));
         }
         Request::EventClaim(id) => {
             let user = relay.tickets.take(&id).ok_or(Refused::NoTicket)?;
-            let _ = socket::watch_carrying(&stream);
-            let claim = Party { socket: Socket::from(stream), early };
-            user.send(claim).map_err(|_| Refused::NoTicket)?;
+            user.send((stream, early)).map_err(|_| Refused::NoTicket)?;
         }
         Request::PoolNew => {
             let (tunnel, public) = Tunnel::open(relay, peer, protocol).await.map_err(Refused::NoPort)?;
@@ -150,7 +146,7 @@ async fn serve(
             let name = relay.pools.give(pool.clone());
             reply(&mut stream, &Established { port: tunnel.port, pool: Some(name.id().clone()) }).await?;
             pool.join(stream, peer, early).map_err(|PoolFull| Refused::PoolFull)?;
-            relay.tasks.spawn(pool::serve(pool, public, name));
+            tunnel.spawn(pool::serve(pool, public, name));
         }
         Request::PoolJoin(id) => {
             let pool = relay.pools.get(&id).ok_or(Refused::NoPool)?;

@@ -13,6 +13,7 @@ mod pending;
 mod pool;
 mod registry;
 mod tunnel;
+mod workers;
 
 use std::fmt::Display;
 use std::future::Future;
@@ -22,7 +23,6 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use relay_net::pipe::Party;
 use relay_net::socket::{self, Socket};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
@@ -36,6 +36,7 @@ pub use self::limits::Limits;
 use self::pending::Pending;
 use self::pool::Pool;
 use self::registry::{Names, Ports, lock};
+use self::workers::Workers;
 use crate::repeats::Repeats;
 
 /// How often a trouble that keeps coming back is said.
@@ -48,13 +49,20 @@ pub struct Config {
     pub ports: PortRange,
     /// The address that public ports are bound to. By default all interfaces, IPv4 included.
     pub public_address: IpAddr,
+    /// How many threads tunnels are spread over: that of the caller, and others for the rest. 1 unless set.
+    pub threads: usize,
     /// The bounds on what peers may do.
     pub limits: Limits,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { ports: PortRange::AboveControl, public_address: Ipv6Addr::UNSPECIFIED.into(), limits: Limits::default() }
+        Self {
+            ports: PortRange::AboveControl,
+            public_address: Ipv6Addr::UNSPECIFIED.into(),
+            threads: 1,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -90,15 +98,15 @@ impl Server {
     /// Dropping the future resets everybody at once.
     ///
     /// # Errors
-    /// Only when the listener has no address, which no listening socket lacks. What peers do never
-    /// ends it.
+    /// Only at once: when the listener has no address, which no listening socket lacks, or the system has no
+    /// threads to give. What peers do never ends it.
     pub async fn run(
         listener: TcpListener,
         config: Config,
         shutdown: impl Future<Output = ()> + Send,
     ) -> io::Result<()> {
         let control = socket::canonical(listener.local_addr()?);
-        let relay = Arc::new(Relay::new(control, config));
+        let relay = Arc::new(Relay::new(control, config)?);
         let _stop_waiting = relay.draining.clone().drop_guard();
         let _stop_users = relay.reset.clone().drop_guard();
         info!(address = %control, "relay listens");
@@ -140,7 +148,7 @@ struct Relay {
     range: (u16, u16),
     ports: Ports,
     /// Each leads to a user who waits for the connection that claims it.
-    tickets: Names<oneshot::Sender<Party>>,
+    tickets: Names<oneshot::Sender<Claim>>,
     pools: Names<Arc<Pool>>,
     pending: Pending,
     repeats: Mutex<Repeats<(&'static str, u16)>>,
@@ -149,11 +157,15 @@ struct Relay {
     /// Users who are still served are reset.
     reset: CancellationToken,
     tasks: TaskTracker,
+    workers: Workers,
 }
 
+/// A connection that claims a user, and what was read from it already.
+type Claim = (TcpStream, Vec<u8>);
+
 impl Relay {
-    fn new(control: SocketAddr, config: Config) -> Self {
-        Self {
+    fn new(control: SocketAddr, config: Config) -> io::Result<Self> {
+        Ok(Self {
             range: config.ports.ends(control.port()),
             ports: Ports::default(),
             tickets: Names::default(),
@@ -163,8 +175,9 @@ impl Relay {
             draining: CancellationToken::new(),
             reset: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            workers: Workers::start(config.threads)?,
             config,
-        }
+        })
     }
 
     fn limits(&self) -> &Limits {

@@ -16,6 +16,10 @@ use super::{aborted, reset};
 /// Serves a multiplex tunnel until its link ends; after the client's word that it takes no new
 /// streams, or when the server stops, only until its last user is gone.
 pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, socket: TcpStream, early: Vec<u8>) {
+    let (public, socket) = match (public.brought(&tunnel.home), tunnel.home.bring(socket)) {
+        (Ok(public), Ok(socket)) => (public, socket),
+        (Err(error), _) | (_, Err(error)) => return tunnel.end(&error),
+    };
     let _ = socket::watch_always_reading(&socket);
     let link = Link::start(Role::Relay, socket, early, tunnel.limits().link.clone());
     loop {

@@ -56,6 +56,10 @@ struct User {
 /// Serves a pool's public port until nobody has served it for a while or the server stops.
 pub(super) async fn serve(pool: Arc<Pool>, public: PublicPort, name: Name<Arc<Pool>>) {
     let tunnel = &pool.tunnel;
+    let public = match public.brought(&tunnel.home) {
+        Ok(public) => public,
+        Err(error) => return tunnel.end(&error),
+    };
     let mut abandoned = pin!(abandoned(pool.members.subscribe(), tunnel.limits().pool_grace));
     let reason = loop {
         tokio::select! {
@@ -100,7 +104,7 @@ impl Pool {
         let _ = socket::watch_always_reading(&stream);
         let seat = self.sit_down(key, !early.is_empty(), false);
         let member = Member { counted: Counted::new(self.clone()), stream, peer, early, key };
-        self.tunnel.relay.tasks.spawn(member.serve(seat));
+        self.tunnel.spawn(member.serve(seat));
         Ok(())
     }
 
@@ -211,6 +215,13 @@ impl Member {
     /// Waits for the member's user, then carries it.
     async fn serve(mut self, seat: oneshot::Receiver<User>) {
         let pool = self.counted.0.clone();
+        self.stream = match pool.tunnel.home.bring(self.stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                debug!(peer = %self.peer, port = pool.tunnel.port, "member gone: {error}");
+                return pool.stand_up(self.key, seat);
+            }
+        };
         let Some(user) = self.wait(&pool, seat).await else { return };
         let _ = socket::watch_carrying(&self.stream);
         let service = Socket::from(self.stream);

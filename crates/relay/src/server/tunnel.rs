@@ -19,6 +19,7 @@ use tracing::{debug, info};
 
 use super::pending::{Pending, Place};
 use super::registry::ReservedPort;
+use super::workers::Home;
 use super::{Limits, Relay, reset};
 
 /// A public port: its listener, its place among our ports, which goes after the listener, and its
@@ -67,6 +68,11 @@ impl PublicPort {
         }
     }
 
+    /// The same at the home of its tunnel; to be called there.
+    pub(super) fn brought(self, home: &Home) -> io::Result<Self> {
+        Ok(Self { listener: home.bring(self.listener)?, ..self })
+    }
+
     fn number(&self) -> u16 {
         self.port.number()
     }
@@ -76,8 +82,6 @@ impl PublicPort {
     pub(super) async fn accept(&self) -> (TcpStream, SocketAddr, Place) {
         self.waiting.settle().await;
         let (user, address) = socket::accept(&self.listener).await;
-        // A socket that refuses its options is dead and says so when it is used.
-        let _ = socket::watch_carrying(&user);
         let place = self.waiting.enter(address.ip());
         (user, address, place)
     }
@@ -87,6 +91,8 @@ impl PublicPort {
 /// about the end is written.
 pub(super) struct Tunnel {
     pub(super) relay: Arc<Relay>,
+    /// Where all its tasks run.
+    pub(super) home: Home,
     /// It takes no more users, and those who wait are to be reset.
     pub(super) over: CancellationToken,
     pub(super) moved: Moved,
@@ -111,6 +117,7 @@ impl Tunnel {
         let tunnel = Self {
             over: relay.draining.child_token(),
             relay: relay.clone(),
+            home: relay.workers.home(),
             moved: Moved::default(),
             port,
             client,
@@ -120,6 +127,11 @@ impl Tunnel {
             reason: OnceLock::new(),
         };
         Ok((Arc::new(tunnel), public))
+    }
+
+    /// Runs a task at the tunnel's home.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.home.spawn(&self.relay.tasks, task);
     }
 
     pub(super) fn limits(&self) -> &Limits {
