@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use relay_net::socket::connect;
+use relay_net::socket::{connect, connect_to_speak};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -46,12 +46,12 @@ pub async fn dial(host: &str, port: u16) -> Result<TcpStream, DialError> {
     }
 }
 
-/// Connects to one known address, within [`DIAL_WAIT`]. Otherwise as [`dial`].
+/// Connects to one known address, to say something there at once, within [`DIAL_WAIT`]. Otherwise as [`dial`].
 ///
 /// # Errors
 /// The address cannot be reached.
 pub async fn dial_addr(address: SocketAddr) -> Result<TcpStream, DialError> {
-    let problem = match timeout(DIAL_WAIT, connect(address)).await {
+    let problem = match timeout(DIAL_WAIT, connect_to_speak(address)).await {
         Ok(Ok(socket)) => return Ok(socket),
         Ok(Err(error)) => Problem::Unreachable(error),
         Err(_) => Problem::TimedOut,

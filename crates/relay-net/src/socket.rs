@@ -12,9 +12,9 @@ use std::net::{Shutdown, SocketAddr};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{Interest, Ready};
-use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// A connected stream socket of a user or a service.
 #[derive(Debug)]
@@ -262,7 +262,40 @@ fn prepare(socket: &socket2::Socket) -> io::Result<()> {
 /// Those of the system's connect; and a connection to oneself is refused. It comes about where nobody listens on a
 /// port of the range for outgoing connections, and our own end happens to get it.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
+    connected(TcpStream::connect(address).await?, address)
+}
+
+/// As [`connect`], for a connection on which we say something at once: the kernel sends no acknowledgement of its
+/// own where our bytes can carry it.
+///
+/// # Errors
+/// As of [`connect`].
+pub async fn connect_to_speak(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    save_acknowledgements(&SockRef::from(&socket));
+    connected(socket.connect(address).await?, address)
+}
+
+/// Prepares a listener, made by whomever, for clients: what it [accepts](accept) is ready to carry bytes, and saves
+/// acknowledgements where bytes that follow can carry them. Not for users: one that sends a little and then a little
+/// more, with Nagle's delay, would wait some 40 ms between.
+pub fn expect_clients(listener: &TcpListener) {
+    let socket = SockRef::from(listener);
+    // A listener that refuses is one that fails to accept, which is told then.
+    #[cfg(target_os = "linux")]
+    let _ = prepare(&socket);
+    save_acknowledgements(&socket);
+}
+
+fn save_acknowledgements(socket: &socket2::Socket) {
+    // A hint: without it, there are more packets.
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_quickack(false);
+    #[cfg(not(target_os = "linux"))]
+    let _ = socket;
+}
+
+fn connected(stream: TcpStream, address: SocketAddr) -> io::Result<TcpStream> {
     let own = stream.local_addr()?;
     if (own.ip(), own.port()) == (address.ip(), address.port()) {
         return Err(io::ErrorKind::ConnectionRefused.into());

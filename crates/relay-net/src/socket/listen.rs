@@ -51,7 +51,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// The next connection, without Nagle's delay and [watched](super::watch_carrying), and its peer's [`canonical`]
-/// address. To be called with what [`listen`] gave. Errors never end it: out
+/// address. To be called with what [`listen`] gave or [`expect_clients`](super::expect_clients) prepared. Errors never end it: out
 /// of descriptors or memory, and on any error not known to be harmless, it pauses (10 ms to 1 s), says so in the
 /// log (at most once in 10 s for the process) and goes on. Cancel safe.
 pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
@@ -126,6 +126,18 @@ mod tests {
     use tokio::net::TcpStream;
 
     #[tokio::test]
+    async fn a_foreign_listener_is_prepared_too() {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        super::super::expect_clients(&listener);
+        let near = super::super::connect_to_speak(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = accept(&listener).await;
+        for stream in [&near, &stream] {
+            assert!(stream.nodelay().unwrap());
+        }
+        assert!(socket2::SockRef::from(&stream).keepalive().unwrap());
+    }
+
+    #[tokio::test]
     async fn any_address_takes_ipv4_and_calls_it_so() {
         let listener = listen((Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -133,6 +145,9 @@ mod tests {
         let (stream, address) = accept(&listener).await;
         assert_eq!(address, near.local_addr().unwrap());
         assert!(stream.nodelay().unwrap());
+        assert!(socket2::SockRef::from(&stream).keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket2::SockRef::from(&stream).tcp_keepalive_time().unwrap(), std::time::Duration::from_mins(1));
         if let Ok(near) = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await {
             assert_eq!(accept(&listener).await.1, near.local_addr().unwrap());
         }

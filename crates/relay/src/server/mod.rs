@@ -107,6 +107,7 @@ impl Server {
     ) -> io::Result<()> {
         let control = socket::canonical(listener.local_addr()?);
         let relay = Arc::new(Relay::new(control, config)?);
+        socket::expect_clients(&listener);
         let _stop_waiting = relay.draining.clone().drop_guard();
         let _stop_users = relay.reset.clone().drop_guard();
         info!(address = %control, "relay listens");

@@ -9,3 +9,4 @@ mod handshake;
 mod multiplex;
 mod pool;
 mod support;
+mod threads;
