@@ -195,6 +195,21 @@ impl Socket {
     }
 }
 
+/// As [`TcpStream::try_read`]; but a read that leaves room in the buffer also counts as one that found nothing more,
+/// which saves asking again. Not for users and services: at a TCP urgent mark a read ends early, although there is
+/// more, and nothing would wake its reader. No peer of a link sends one.
+pub(crate) fn try_read_out(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut short = 0;
+    let read = stream.try_io(Interest::READABLE, || match stream.try_read(buffer)? {
+        some if (1..buffer.len()).contains(&some) => {
+            short = some;
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        read => Ok(read),
+    });
+    if short > 0 { Ok(short) } else { read }
+}
+
 /// As [`TcpStream::try_write`], of bytes that others follow at once: the kernel sends them together.
 pub(crate) fn try_write_ahead(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     #[cfg(target_os = "linux")]

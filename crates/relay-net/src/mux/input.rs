@@ -9,6 +9,7 @@ use relay_proto::yamux::{HEADER_LEN, Received, StreamEnd, StreamId};
 
 use super::link::{Ended, Shared};
 use super::stream::{Cause, Inbox, Slot};
+use crate::socket;
 use crate::splice::{BULK, KernelPipe};
 
 /// What is read from a link at once, in bytes: large enough that a system call costs little, and small
@@ -40,12 +41,15 @@ impl Shared {
                 // The rest of this frame and the next header.
                 let rest = ahead.map_or(0, |(_, length)| length as usize);
                 let most = if *bulk { buffer.len().min(rest + HEADER_LEN) } else { buffer.len() };
-                match self.wire.try_read(&mut buffer[..most]) {
+                match socket::try_read_out(&self.wire, &mut buffer[..most]) {
                     Ok(0) => return Err(Ended::PeerClosed),
                     Ok(read) => {
                         self.process(&buffer[..read])?;
                         let ahead = self.state().session.payload_ahead();
                         *bulk = *bulk && ahead.is_some_and(|(_, length)| length as usize >= BULK);
+                        if read < most {
+                            return Ok(false);
+                        }
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
