@@ -64,7 +64,7 @@ impl Pair {
         let now = Instant::now();
         let session = |role| {
             let mut session = Session::new(role, Config::default(), now);
-            session.set_frame_limit(FRAME_LARGEST);
+            session.set_round(FRAME_LARGEST);
             session
         };
         let wire = vec![0; HEADER_LEN + FRAME_LARGEST as usize];

@@ -318,9 +318,9 @@ fn connected(stream: TcpStream, address: SocketAddr) -> io::Result<TcpStream> {
     let socket = SockRef::from(&stream);
     // A peer on this machine cannot go without the kernel's noticing.
     if address.ip().is_loopback() {
-        socket.set_tcp_nodelay(true)?
+        socket.set_tcp_nodelay(true)?;
     } else {
-        prepare(&socket)?
+        prepare(&socket)?;
     }
     Ok(stream)
 }

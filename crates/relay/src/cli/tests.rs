@@ -8,10 +8,14 @@ fn run(line: &str) -> Result<Invocation, clap::Error> {
 /// What a command line means, in short.
 fn meaning(line: &str) -> String {
     match run(line).unwrap_or_else(|error| panic!("{line}: {error}")).command {
-        Command::Server { listen, ports, original } => {
-            format!("{} {listen} {ports:?}", if original { "original" } else { "server" })
+        Command::Server { listen, ports, bbr, original } => {
+            let bbr = if bbr { "" } else { " no BBR" };
+            format!("{} {listen} {ports:?}{bbr}", if original { "original" } else { "server" })
         }
-        Command::Forward(config) => format!("forward {} {} {}", config.service, config.relay, config.protocol),
+        Command::Forward(config) => {
+            let bbr = if config.bbr { "" } else { " no BBR" };
+            format!("forward {} {} {}{bbr}", config.service, config.relay, config.protocol)
+        }
         Command::Demo => "demo".into(),
     }
 }
@@ -36,6 +40,8 @@ fn every_form_is_understood() {
         ("server --listen [::1] --open", "server [::1]:7000 AboveControl"),
         ("server --listen 7001 --open -v", "server [::]:7001 AboveControl"),
         ("-v server --open", "server [::]:7000 AboveControl"),
+        ("server --open --no-bbr", "server [::]:7000 AboveControl no BBR"),
+        ("forward 8080 host --no-bbr", "forward localhost:8080 host:7000 multiplex no BBR"),
         ("forward 8080 host", "forward localhost:8080 host:7000 multiplex"),
         ("forward web:80 [::1]:1 --mode pool", "forward web:80 [::1]:1 pool"),
         ("forward --mode=event unix:/s host:1", "forward unix:/s host:1 event"),
