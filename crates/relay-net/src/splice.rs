@@ -85,7 +85,7 @@ mod linux {
                 Err(error) => {
                     static SAID: Once = Once::new();
                     SAID.call_once(|| {
-                        tracing::info!("bytes are copied, which takes more CPU: no kernel pipes: {error}")
+                        tracing::info!("bytes are copied, which takes more CPU: no kernel pipes: {error}");
                     });
                     self.refused = Some(Instant::now());
                     None

@@ -66,6 +66,11 @@ impl Output {
         self.waiting.len()
     }
 
+    #[cfg(all(test, target_os = "linux"))]
+    pub(super) fn is_piped(&self) -> bool {
+        self.begun.pipe.is_some()
+    }
+
     fn pop_waiting(&mut self) -> Option<(u32, Box<[u8]>)> {
         let (stream, frame) = self.waiting.pop_front()?;
         self.control_waiting -= usize::from(frame.len() == HEADER_LEN);

@@ -232,7 +232,15 @@ impl Slot {
         }
         let stream = self.socket.get()?.tcp()?;
         let mut pipe = KernelPipe::get()?;
-        let moved = pipe.fill(stream, most).unwrap_or(0);
+        let moved = match pipe.fill(stream, most) {
+            Ok(moved) => moved,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                // A read will not see it any more.
+                self.inbox().fail(error.kind());
+                0
+            }
+        };
         self.bulk.store(moved >= BULK, Ordering::Relaxed);
         (moved > 0).then_some(pipe)
     }
