@@ -377,7 +377,8 @@ async fn run(shared: Arc<Shared>, early: Vec<u8>, mut path: Path) {
     if linger {
         let _ = time::timeout(LINGER, close(&shared, &mut path)).await;
     }
-    // Handles to the link may live on, and with them the socket.
+    // Handles to the link may live on, and with them the socket and what it did not take.
+    shared.state().output = Output::default();
     let _ = SockRef::from(&shared.wire).shutdown(Shutdown::Both);
     shared.phase.send_replace(Phase::Closed(why));
 }

@@ -374,6 +374,19 @@ async fn the_last_words_wait_for_the_rest_of_a_spliced_frame() {
     assert_eq!(rest, [0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], "GoAway: protocol error");
 }
 
+/// Handles to it may live on.
+#[tokio::test]
+async fn a_link_that_has_ended_keeps_no_bytes() {
+    let mut rig = Rig::new(4096).await;
+    let (user, pipe) = rig.user(PLENTY).await;
+    let _flood = flood(user);
+    rig.stuck().await;
+    rig.link.abort();
+    assert_eq!(timeout(PATIENCE, rig.link.ended()).await.unwrap(), Ended::Aborted);
+    assert!(matches!(pipe.await.unwrap(), End::ServiceAborted(_)));
+    assert!(!rig.link.0.state().output.is_piped());
+}
+
 /// The link's task and those of its streams, which wait for all that a stream can wait for.
 #[tokio::test]
 async fn waiting_costs_no_polls() {
