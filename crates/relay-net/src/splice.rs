@@ -123,13 +123,17 @@ mod linux {
         }
 
         /// Moves at most `most` bytes from the socket into the empty pipe: `Ok(0)` is end-of-file. `WouldBlock` can
-        /// also mean a TCP urgent mark, which only a read passes.
+        /// also mean a TCP urgent mark, which only a read passes: the socket counts as readable until one has said
+        /// otherwise.
         pub(crate) fn fill(&mut self, from: &TcpStream, most: usize) -> io::Result<usize> {
             debug_assert_eq!(self.held, 0, "a full pipe could not be told from an empty socket");
             let ends = self.ends()?;
-            let moved = from.try_io(Interest::READABLE, || move_some(from, &ends.write, most.min(SIZE)))?;
-            self.held += moved;
-            Ok(moved)
+            let moved = from.try_io(Interest::READABLE, || match move_some(from, &ends.write, most.min(SIZE)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                result => result.map(Some),
+            })?;
+            self.held = moved.ok_or(io::ErrorKind::WouldBlock)?;
+            Ok(self.held)
         }
 
         /// Moves what it holds to the socket, as far as that takes it; gives how much that was.

@@ -71,8 +71,9 @@ impl Shared {
         let moved = match pipe.fill(&self.wire, length as usize) {
             Ok(0) => return Err(Ended::PeerClosed),
             Ok(moved) => moved,
-            // A read will say what it is.
-            Err(_) => return Ok(false),
+            // A read may find more.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(Ended::Io(error.kind())),
         };
         self.state().session.received_elsewhere(u32::try_from(moved).unwrap_or(length), now);
         let drained = socket.tcp().map_or(Ok(0), |stream| pipe.drain(stream));

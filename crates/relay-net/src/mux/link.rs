@@ -154,6 +154,19 @@ impl Link {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(role: Role, socket: TcpStream, early: Vec<u8>, config: Config) -> Self {
+        let (link, task) = Self::with_task(role, socket, early, config);
+        // It gives way by itself; counted by tokio as well, it would hear of sources that it may not read yet.
+        tokio::spawn(unconstrained(task));
+        link
+    }
+
+    /// A link and its task, which is still to be run.
+    pub(super) fn with_task(
+        role: Role,
+        socket: TcpStream,
+        early: Vec<u8>,
+        config: Config,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let now = Instant::now();
         let path = Path::new(&socket, config.bbr, now);
         let shared = Arc::new(Shared {
@@ -172,9 +185,7 @@ impl Link {
             phase: watch::Sender::new(Phase::Open),
             incoming: Notify::new(),
         });
-        // It gives way by itself; counted by tokio as well, it would hear of sources that it may not read yet.
-        tokio::spawn(unconstrained(run(shared.clone(), early, path)));
-        Self(shared)
+        (Self(shared.clone()), run(shared, early, path))
     }
 
     /// Opens a stream; its SYN leaves at once. While as many as may be lack an ACK it waits, first come,
@@ -366,7 +377,8 @@ async fn run(shared: Arc<Shared>, early: Vec<u8>, mut path: Path) {
     if linger {
         let _ = time::timeout(LINGER, close(&shared, &mut path)).await;
     }
-    // Handles to the link may live on, and with them the socket.
+    // Handles to the link may live on, and with them the socket and what it did not take.
+    shared.state().output = Output::default();
     let _ = SockRef::from(&shared.wire).shutdown(Shutdown::Both);
     shared.phase.send_replace(Phase::Closed(why));
 }

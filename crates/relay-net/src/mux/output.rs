@@ -66,6 +66,11 @@ impl Output {
         self.waiting.len()
     }
 
+    #[cfg(all(test, target_os = "linux"))]
+    pub(super) fn is_piped(&self) -> bool {
+        self.begun.pipe.is_some()
+    }
+
     fn pop_waiting(&mut self) -> Option<(u32, Box<[u8]>)> {
         let (stream, frame) = self.waiting.pop_front()?;
         self.control_waiting -= usize::from(frame.len() == HEADER_LEN);
@@ -258,6 +263,8 @@ impl Batch {
 
     fn begin(&mut self, stream: u32, begun: &[u8]) {
         self.frames.clear();
+        // Another link's, if that failed.
+        self.again.clear();
         self.begun = (stream, begun.len());
         self.len = begun.len();
         self.buffer[..begun.len()].copy_from_slice(begun);
@@ -360,5 +367,84 @@ mod tests {
         assert_eq!(kept(9), (frame(0, b""), all()[1..].to_vec()));
         assert_eq!(kept(14), (frame(2, b"d"), all()[2..].to_vec()));
         assert_eq!(kept(15), (frame(0, b""), all()[2..].to_vec()));
+    }
+
+    /// What is kept, all in the order in which it is written: what a frame that was begun lacks and what a pipe holds
+    /// for it, then what waits.
+    #[cfg(target_os = "linux")]
+    type KeptBehind = ((u32, String, Option<String>), Vec<(u32, String)>);
+
+    /// Of a frame that was begun before, two frames and one whose header alone is in memory: its payload is `pipe`.
+    #[cfg(target_os = "linux")]
+    fn kept_with(pipe: KernelPipe, taken: usize) -> KeptBehind {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let mut batch = Batch::new();
+        batch.begin(9, b"rest");
+        batch.push(1, b"first");
+        batch.push(2, b"second");
+        batch.push(4, b"header:");
+        let mut output = Output::default();
+        output.wait_first(3, b"third".as_slice().into());
+        batch.keep_from(taken, Some(pipe), &mut output).unwrap();
+        let Begun { stream, bytes, pipe } = output.begun;
+        let piped = pipe.map(|mut pipe| {
+            let mut held = Vec::new();
+            pipe.take(|bytes| held.extend_from_slice(bytes)).unwrap();
+            text(&held)
+        });
+        ((stream, text(&bytes), piped), output.waiting.iter().map(|(id, frame)| (*id, text(frame))).collect())
+    }
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn payload_in_a_pipe_stays_behind_its_header_and_never_goes_ahead_of_others() {
+        use tokio::io::AsyncWriteExt;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut source = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let near = listener.accept().await.unwrap().0;
+        let frame = |id: u32, text: &str| (id, text.to_owned());
+        let all = || vec![frame(1, "first"), frame(2, "second"), frame(4, "header:payload"), frame(3, "third")];
+        let nothing = (0, String::new(), None);
+        let header = |text: &str| ((4, text.to_owned(), Some("payload".to_owned())), vec![frame(3, "third")]);
+        for (taken, expected) in [
+            (0, ((9, "rest".to_owned(), None), all())),
+            (4, (nothing.clone(), all())),
+            (6, ((1, "rst".to_owned(), None), all()[1..].to_vec())),
+            (9, (nothing, all()[1..].to_vec())),
+            (14, ((2, "d".to_owned(), None), all()[2..].to_vec())),
+            (15, header("header:")),
+            (16, header("eader:")),
+            (22, header("")),
+        ] {
+            source.write_all(b"payload").await.unwrap();
+            near.readable().await.unwrap();
+            let mut pipe = KernelPipe::get().unwrap();
+            assert_eq!(pipe.fill(&near, usize::MAX).unwrap(), 7);
+            assert_eq!(kept_with(pipe, taken), expected, "{taken}");
+        }
+    }
+
+    /// A frame that was begun before is in the same state.
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn a_pipe_is_kept_until_it_is_empty() {
+        let mut output = Output::default();
+        for (taken, rest) in [(0, b"rest".as_slice()), (3, b"t"), (4, b""), (100, b"")] {
+            let mut batch = Batch::new();
+            batch.begin(9, b"rest");
+            batch.keep_from(taken, KernelPipe::get(), &mut output).unwrap();
+            assert_eq!((output.begun.stream, &output.begun.bytes[..]), (9, rest));
+            assert!(output.is_piped() && output.unwritten().contains(&9));
+        }
+    }
+
+    #[test]
+    fn a_batch_keeps_nothing_of_another_link() {
+        let mut batch = Batch::new();
+        batch.begin(9, b"rest");
+        batch.push(1, b"first");
+        batch.again.extend(StreamId::new(1));
+        batch.begin(0, b"");
+        assert!(batch.is_empty() && batch.frames.is_empty() && batch.again.is_empty());
     }
 }

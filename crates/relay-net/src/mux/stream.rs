@@ -211,7 +211,10 @@ impl Slot {
                     *lock(&self.source) = Source::Drained;
                     match socket.poll_read_ready(&mut Context::from_waker(ask)) {
                         Poll::Pending => return Read::Nothing,
-                        Poll::Ready(Ok(())) => continue,
+                        Poll::Ready(Ok(())) => {
+                            *lock(&self.source) = Source::Asked;
+                            continue;
+                        }
                         Poll::Ready(Err(error)) => (Read::Nothing, Source::Failed(error.kind())),
                     }
                 }
@@ -232,7 +235,15 @@ impl Slot {
         }
         let stream = self.socket.get()?.tcp()?;
         let mut pipe = KernelPipe::get()?;
-        let moved = pipe.fill(stream, most).unwrap_or(0);
+        let moved = match pipe.fill(stream, most) {
+            Ok(moved) => moved,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                // A read will not see it any more.
+                self.inbox().fail(error.kind());
+                0
+            }
+        };
         self.bulk.store(moved >= BULK, Ordering::Relaxed);
         (moved > 0).then_some(pipe)
     }
@@ -322,7 +333,11 @@ impl Wake for Ask {
 
     fn wake_by_ref(self: &Arc<Self>) {
         let Some(slot) = self.slot.upgrade() else { return };
-        *lock(&slot.source) = Source::Asked;
+        match &mut *lock(&slot.source) {
+            // Woken by what has been read meanwhile.
+            Source::Ended | Source::Failed(_) => return,
+            source => *source = Source::Asked,
+        }
         let sleeper = {
             let mut state = self.shared.state();
             state.session.ready(slot.id);
@@ -569,5 +584,30 @@ impl Drop for CountWhenDone<'_> {
         };
         self.moved.up.fetch_add(up, Ordering::Relaxed);
         self.moved.down.fetch_add(down, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::{Config, Link, Role};
+    use super::*;
+
+    /// The runtime wakes after it has said that the socket is ready, on another thread.
+    #[tokio::test]
+    async fn a_wake_that_comes_late_does_not_hide_how_a_source_ended() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let wire = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let link = Link::start(Role::Relay, wire, vec![], Config::default());
+        let stream = link.open().await.unwrap();
+        let ask = Arc::new(Ask { shared: link.0.clone(), slot: Arc::downgrade(&stream.slot) });
+        ask.wake_by_ref();
+        assert!(matches!(*lock(&stream.slot.source), Source::Asked));
+        for ended in [Source::Ended, Source::Failed(io::ErrorKind::ConnectionReset)] {
+            *lock(&stream.slot.source) = ended;
+            ask.wake_by_ref();
+            assert!(!matches!(*lock(&stream.slot.source), Source::Asked));
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! Two links against each other over loopback, each stream between real sockets.
 
+#[cfg(target_os = "linux")]
+mod bulk;
+
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

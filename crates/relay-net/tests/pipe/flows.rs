@@ -1,7 +1,7 @@
 //! Bytes and ends-of-file, each way.
 
 use crate::rig::{Setup, end, fill, pattern, read_all, small, soon};
-use relay_net::pipe::End;
+use relay_net::pipe::{End, Manner};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -109,7 +109,16 @@ async fn a_slow_reader_gets_everything_and_holds_up_only_its_own_direction() {
 
 #[tokio::test]
 async fn waiting_costs_no_polls() {
-    let mut rig = small().start().await;
+    waits_without_polls(Manner::Suited).await;
+}
+
+#[tokio::test]
+async fn waiting_with_bytes_in_a_kernel_pipe_costs_no_polls() {
+    waits_without_polls(Manner::Spliced).await;
+}
+
+async fn waits_without_polls(manner: Manner) {
+    let mut rig = Setup { manner, ..small() }.start().await;
     rig.user.write_all(b"x").await.unwrap();
     rig.service.read_u8().await.unwrap();
     for step in ["idle", "full down", "full both ways", "half closed"] {

@@ -8,3 +8,4 @@ mod resets;
 mod rig;
 #[cfg(unix)]
 mod unix;
+mod urgent;

@@ -1,6 +1,6 @@
 //! What the tests share: a pipe with both its parties in hand.
 
-use relay_net::pipe::{End, HALF_CLOSED_IDLE, Moved, Party, pipe};
+use relay_net::pipe::{End, HALF_CLOSED_IDLE, Manner, Moved, Party, pipe_in_manner};
 use relay_net::socket::Socket;
 use socket2::{Domain, SockRef, Type};
 use std::io::{self, ErrorKind};
@@ -33,11 +33,15 @@ pub(crate) struct Setup {
     /// Size of the pipe's own send buffers, if it is another.
     pub(crate) send: usize,
     pub(crate) early: [Vec<u8>; 2],
+    pub(crate) manner: Manner,
 }
+
+/// Every way to move bytes.
+pub(crate) const MANNERS: [Manner; 3] = [Manner::Copied, Manner::Spliced, Manner::Suited];
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { idle: HALF_CLOSED_IDLE, buffers: 0, send: 0, early: [Vec::new(), Vec::new()] }
+        Self { idle: HALF_CLOSED_IDLE, buffers: 0, send: 0, early: [Vec::new(), Vec::new()], manner: Manner::Suited }
     }
 }
 
@@ -60,11 +64,12 @@ impl Setup {
         let (counted, count) = (moved.clone(), polls.clone());
         let [early_user, early_service] = self.early;
         let pipe = tokio::spawn(async move {
-            let mut pipe = std::pin::pin!(pipe(
+            let mut pipe = std::pin::pin!(pipe_in_manner(
                 Party { socket: near_user.into(), early: early_user },
                 Party { socket: near_service.into(), early: early_service },
                 &counted,
                 self.idle,
+                self.manner,
             ));
             std::future::poll_fn(|context| {
                 count.fetch_add(1, Ordering::Relaxed);
