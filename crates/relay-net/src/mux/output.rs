@@ -180,6 +180,9 @@ impl Shared {
                 batch.push(id, &frame);
                 continue;
             }
+            if !may_overtake {
+                break;
+            }
             let (id, max) = match state.session.poll_transmit(now) {
                 None => break,
                 Some(Transmit::Frame(header)) => {
