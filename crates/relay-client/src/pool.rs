@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::tunnel::Users;
-use crate::{Backoff, Connection, Error, Lost, dial_addr};
+use crate::{Backoff, Connection, Error, Lost, RelayAddr, dial_addr};
 
 /// How many idle members a pool keeps unless told otherwise.
 pub const DEFAULT_MEMBERS: usize = 8;
@@ -82,13 +82,17 @@ impl PoolTunnel {
         let mut taken = None;
         loop {
             while members.len() < wanted {
-                let (users, pool, health) = (users.clone(), pool.clone(), health.clone());
+                let (relay, pool, health) = (users.relay.clone(), pool.clone(), health.clone());
                 let begin = next_join.max(Instant::now());
                 members.spawn(async move {
                     sleep_until(begin).await;
-                    let fate = match join(peer, pool, &users).await {
-                        Ok(member) => wait(member, Vec::new(), Idle::new(&health)).await,
-                        Err(cause) => Fate::Failed(cause),
+                    // On its own, and so not dropped half-done with the tunnel: a relay of 2017 ends itself
+                    // over a connection that is closed before its line.
+                    let fate = match tokio::spawn(join(peer, pool, relay)).await {
+                        Ok(Ok(member)) => wait(member, Vec::new(), Idle::new(&health)).await,
+                        Ok(Err(cause)) => Fate::Failed(cause),
+                        // None panics.
+                        Err(_) => Fate::Ended,
                     };
                     (begin, fate)
                 });
@@ -169,9 +173,9 @@ impl Drop for Idle {
 }
 
 /// Dials one more member.
-async fn join(peer: SocketAddr, pool: Id, users: &Users) -> Result<TcpStream, Error> {
+async fn join(peer: SocketAddr, pool: Id, relay: RelayAddr) -> Result<TcpStream, Error> {
     let mut member = dial_addr(peer).await?;
-    let io_error = |source| Error::Io { relay: users.relay.clone(), source };
+    let io_error = |source| Error::Io { relay: relay.clone(), source };
     watch_always_reading(&member).map_err(io_error)?;
     member.write_all(Request::PoolJoin(pool).to_string().as_bytes()).await.map_err(io_error)?;
     Ok(member)
