@@ -22,7 +22,8 @@
 //!  tunnel.rs      the exchange that opens a tunnel, and its three kinds:
 //!  multiplex.rs     users come as streams of one link
 //!  event.rs         users are announced, and each is claimed by dialling back
-//!  pool.rs          users take spare connections
+//!  pool.rs          users take spare connections,
+//!  stock.rs           so many as demand asks for
 //!  connection.rs  Connection: one user
 //! ```
 
@@ -35,6 +36,7 @@ mod event;
 mod listener;
 mod multiplex;
 mod pool;
+mod stock;
 mod tunnel;
 
 pub use address::{AddressError, DEFAULT_PORT, RelayAddr};
@@ -44,6 +46,7 @@ pub use dial::{DIAL_WAIT, DialError, dial, dial_addr};
 pub use error::{Error, Lost};
 pub use event::MAX_DIAL_BACKS;
 pub use listener::{Builder, Event, Events, Listener};
-pub use pool::{DEFAULT_MEMBERS, MAX_REFUSED, REFUSED_WITHIN};
+pub use pool::{MAX_REFUSED, REFUSED_WITHIN};
 pub use relay_proto::handshake::Protocol;
+pub use stock::{DEFAULT_MEMBERS, MAX_MEMBERS};
 pub use tunnel::ANSWER_WAIT;

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
-use crate::pool::DEFAULT_MEMBERS;
+use crate::stock::DEFAULT_MEMBERS;
 use crate::tunnel::{Tunnel, Users};
 use crate::{Backoff, Connection, Error, RelayAddr};
 
@@ -120,9 +120,11 @@ impl Builder {
         self
     }
 
-    /// How many idle members a pool keeps: as many users as may come at the same moment without waiting
-    /// for a dial. At least 1; [`DEFAULT_MEMBERS`] unless told otherwise. With a single one, a user who
-    /// sends nothing but an end looks like a relay that goes away.
+    /// How many idle members a pool keeps at least: as many users as may come at the same moment, after
+    /// a silence, without waiting for a dial. At least 1; [`DEFAULT_MEMBERS`] unless told otherwise. With
+    /// a single one, a user who sends nothing but an end looks like a relay that goes away.
+    ///
+    /// While users come faster the pool keeps more, up to [`MAX_MEMBERS`](crate::MAX_MEMBERS).
     #[must_use]
     pub fn members(mut self, members: usize) -> Self {
         self.members = members;

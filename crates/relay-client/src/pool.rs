@@ -8,6 +8,9 @@
 //!   still known: a burst of silent users must not cost the tunnel its address. So does an abort.
 //! - A join that fails says nothing about the pool: the relay may keep it as long as we try.
 //!
+//! A member that is refused while the pool holds as many as it needs at least is no setback: a relay takes
+//! only so many, and the stock follows.
+//!
 //! Setbacks count when each answers a join that came after the one before. Those that arrive together
 //! are one piece of evidence, or a burst could fake a row of them. That other members are idle is no
 //! evidence against refusals: a relay may have forgotten a pool and left its members open.
@@ -24,11 +27,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::stock::Stock;
 use crate::tunnel::Users;
-use crate::{Backoff, Connection, Error, Lost, dial_addr};
-
-/// How many idle members a pool keeps unless told otherwise.
-pub const DEFAULT_MEMBERS: usize = 8;
+use crate::{Backoff, Connection, Error, Lost, RelayAddr, dial_addr};
 
 /// A member that ends this soon after joining, without a byte, was refused.
 pub const REFUSED_WITHIN: Duration = Duration::from_secs(2);
@@ -50,12 +51,13 @@ pub(crate) struct PoolTunnel {
     /// The relay itself, whatever other addresses its name has.
     peer: SocketAddr,
     pool: Id,
-    members: usize,
+    /// How many members there are at least.
+    least: usize,
 }
 
 impl PoolTunnel {
-    pub(crate) fn new(first: TcpStream, early: Vec<u8>, peer: SocketAddr, pool: Id, members: usize) -> Self {
-        Self { first, early, peer, pool, members: members.max(1) }
+    pub(crate) fn new(first: TcpStream, early: Vec<u8>, peer: SocketAddr, pool: Id, least: usize) -> Self {
+        Self { first, early, peer, pool, least }
     }
 
     pub(crate) async fn serve(self, users: &Users) -> Option<Lost> {
@@ -68,11 +70,12 @@ impl PoolTunnel {
 
     /// Delivers members that users took and replaces all that end, until the relay has lost the pool.
     async fn keep_full(self, users: &Users) -> Lost {
-        let Self { first, early, peer, pool, members: wanted } = self;
+        let Self { first, early, peer, pool, least } = self;
         let health = Arc::new(Health::default());
         let mut members = JoinSet::new();
         let idle = Idle::new(&health);
-        members.spawn(async move { (Instant::now(), wait(first, early, idle).await) });
+        members.spawn(async move { (Instant::now(), Duration::ZERO, wait(first, early, idle).await) });
+        let mut stock = Stock::new(least, Instant::now());
         let mut backoff = Backoff::new();
         let mut refused = 0;
         // No join begins before. In the past while all is well.
@@ -81,23 +84,30 @@ impl PoolTunnel {
         let mut last_member = next_join;
         let mut taken = None;
         loop {
-            while members.len() < wanted {
-                let (users, pool, health) = (users.clone(), pool.clone(), health.clone());
+            while members.len() < stock.wanted() {
+                let (relay, pool, health) = (users.relay.clone(), pool.clone(), health.clone());
                 let begin = next_join.max(Instant::now());
                 members.spawn(async move {
-                    sleep_until(begin).await;
-                    let fate = match join(peer, pool, &users).await {
-                        Ok(member) => wait(member, Vec::new(), Idle::new(&health)).await,
-                        Err(cause) => Fate::Failed(cause),
+                    // Not until `begin`: a moment that has not passed costs up to a millisecond.
+                    sleep_until(next_join).await;
+                    // On its own, and so not dropped half-done with the tunnel: a relay of 2017 ends itself
+                    // over a connection that is closed before its line.
+                    let joined = tokio::spawn(join(peer, pool, relay)).await;
+                    let dial = begin.elapsed();
+                    let fate = match joined {
+                        Ok(Ok(member)) => wait(member, Vec::new(), Idle::new(&health)).await,
+                        Ok(Err(cause)) => Fate::Failed(cause),
+                        // None panics.
+                        Err(_) => Fate::Ended,
                     };
-                    (begin, fate)
+                    (begin, dial, fate)
                 });
             }
             if let Some(user) = taken.take() {
                 users.deliver(user).await;
             }
             // There is at least one member, and none panics.
-            let Some(Ok((began, fate))) = members.join_next().await else { continue };
+            let Some(Ok((began, dial, fate))) = members.join_next().await else { continue };
             let now = Instant::now();
             if health.proven.swap(false, Ordering::Relaxed) {
                 refused = 0;
@@ -108,9 +118,11 @@ impl PoolTunnel {
             }
             match fate {
                 Fate::Taken(member, early) => {
+                    stock.taken(now, dial);
                     taken = Some(Connection::from_socket(member, early, users.live.token()));
                     continue;
                 }
+                Fate::Refused if stock.full_at(now, members.len()) => continue,
                 _ if last_setback.is_some_and(|last| began <= last) => continue,
                 Fate::Ended => {}
                 Fate::Refused => {
@@ -126,6 +138,7 @@ impl PoolTunnel {
                 Fate::Failed(cause) if now - last_member >= KEPT_EMPTY => return Lost::NoMembers(cause.into()),
                 Fate::Failed(cause) => users.events.trouble(cause),
             }
+            stock.back_to_least();
             last_setback = Some(now);
             next_join = now + backoff.next(&mut rand::rng());
         }
@@ -169,9 +182,9 @@ impl Drop for Idle {
 }
 
 /// Dials one more member.
-async fn join(peer: SocketAddr, pool: Id, users: &Users) -> Result<TcpStream, Error> {
+async fn join(peer: SocketAddr, pool: Id, relay: RelayAddr) -> Result<TcpStream, Error> {
     let mut member = dial_addr(peer).await?;
-    let io_error = |source| Error::Io { relay: users.relay.clone(), source };
+    let io_error = |source| Error::Io { relay: relay.clone(), source };
     watch_always_reading(&member).map_err(io_error)?;
     member.write_all(Request::PoolJoin(pool).to_string().as_bytes()).await.map_err(io_error)?;
     Ok(member)
@@ -207,12 +220,16 @@ async fn wait(member: TcpStream, early: Vec<u8>, idle: Idle) -> Fate {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
+    use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpSocket};
     use tokio::sync::mpsc;
+    use tokio::time::advance;
     use tokio_util::task::TaskTracker;
 
     use super::*;
-    use crate::{Event, Events, Listener};
+    use crate::{DEFAULT_MEMBERS, Event, Events, Listener};
 
     struct Stage {
         pool: PoolTunnel,
@@ -277,5 +294,155 @@ mod tests {
             told += 1;
         }
         assert!((4..30).contains(&told), "{told}");
+    }
+
+    /// A relay whose control port the test plays, with a user on its pool's first member. Time stands still.
+    struct Relay {
+        control: TcpListener,
+        incoming: mpsc::Receiver<Connection>,
+        /// Idle ones, the oldest first.
+        members: VecDeque<TcpStream>,
+        /// Members with their users.
+        served: Vec<(TcpStream, Connection)>,
+        /// Of a thread: while it is blocked the clock does not go on by itself. A test that hangs ends it.
+        _blocks: std::sync::mpsc::Sender<()>,
+    }
+
+    impl Relay {
+        async fn new() -> (Self, PoolTunnel, Users) {
+            let (blocks, ended) = std::sync::mpsc::channel::<()>();
+            tokio::task::spawn_blocking(move || ended.recv_timeout(Duration::from_secs(20)));
+            tokio::time::pause();
+            let control = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let Stage { pool, users, incoming, _far, .. } = taken(control.local_addr().unwrap(), 2).await;
+            (Self { control, incoming, members: VecDeque::new(), served: Vec::new(), _blocks: blocks }, pool, users)
+        }
+
+        async fn joins(&self) -> TcpStream {
+            let (mut member, _) = self.control.accept().await.unwrap();
+            let mut line = [0; 38];
+            member.read_exact(&mut line).await.unwrap();
+            assert!(line.starts_with(b"pool\n") && line.ends_with(b"\n"));
+            member
+        }
+
+        async fn takes(&mut self, joins: usize) {
+            for _ in 0..joins {
+                self.members.push_back(self.joins().await);
+            }
+        }
+
+        async fn refuses(&self, joins: usize) {
+            for _ in 0..joins {
+                drop(self.joins().await);
+            }
+        }
+
+        async fn gives(&mut self, users: usize) {
+            for _ in 0..users {
+                let mut member = self.members.pop_front().unwrap();
+                member.write_all(b"hello").await.unwrap();
+                self.served.push((member, self.incoming.recv().await.unwrap()));
+            }
+        }
+
+        async fn is_left_alone(&self) {
+            let soon = async {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                _ = self.control.accept() => panic!("one more member"),
+                () = soon => {}
+            }
+        }
+    }
+
+    /// Keeps the pool while the relay is played.
+    async fn played(kept: impl Future<Output = Lost>, play: impl Future<Output = ()>) {
+        tokio::select! {
+            lost = kept => panic!("{lost}"),
+            played = timeout(Duration::from_hours(2), play) => played.unwrap(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_stock_follows_its_users() {
+        let (mut relay, pool, users) = Relay::new().await;
+        let play = async {
+            relay.incoming.recv().await.unwrap();
+            advance(Duration::from_millis(1)).await;
+            relay.takes(2).await;
+            // Three have come in two dials' time, so six are wanted; then eight in one moment, so 16.
+            relay.gives(2).await;
+            relay.takes(6).await;
+            relay.gives(6).await;
+            relay.takes(16).await;
+            relay.is_left_alone().await;
+            // An hour later that is far too many.
+            advance(Duration::from_hours(1)).await;
+            for _ in 0..14 {
+                relay.gives(1).await;
+                advance(Duration::from_millis(1)).await;
+            }
+            relay.is_left_alone().await;
+            relay.gives(1).await;
+            relay.takes(1).await;
+            relay.is_left_alone().await;
+        };
+        played(pool.keep_full(&users), play).await;
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_went_away_is_not_stormed() {
+        let (mut relay, pool, users) = Relay::new().await;
+        let play = async {
+            relay.incoming.recv().await.unwrap();
+            advance(Duration::from_millis(1)).await;
+            relay.takes(2).await;
+            relay.gives(2).await;
+            relay.takes(6).await;
+            advance(REFUSED_WITHIN * 2).await;
+            relay.is_left_alone().await;
+            tokio::time::resume();
+            relay.members.clear();
+            relay.takes(2).await;
+            relay.is_left_alone().await;
+        };
+        played(pool.keep_full(&users), play).await;
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_takes_no_more_members_costs_no_pool() {
+        let (mut relay, pool, users) = Relay::new().await;
+        let mut kept = std::pin::pin!(pool.keep_full(&users));
+        let play = async {
+            relay.incoming.recv().await.unwrap();
+            advance(Duration::from_millis(1)).await;
+            relay.takes(2).await;
+            relay.gives(2).await;
+            relay.takes(3).await;
+            relay.refuses(3).await;
+            // It is asked for what it took, and a minute later for more.
+            for _ in 0..20 {
+                relay.is_left_alone().await;
+                relay.gives(1).await;
+                relay.takes(1).await;
+            }
+            advance(Duration::from_mins(1)).await;
+            relay.gives(3).await;
+            relay.takes(3).await;
+            relay.refuses(3).await;
+            relay.is_left_alone().await;
+        };
+        played(&mut kept, play).await;
+        // That it takes none at all is another matter.
+        tokio::time::resume();
+        relay.members.clear();
+        tokio::select! {
+            lost = kept => assert!(matches!(lost, Lost::MembersRefused(MAX_REFUSED)), "{lost}"),
+            () = relay.refuses(usize::MAX) => {}
+        }
     }
 }

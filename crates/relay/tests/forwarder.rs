@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use relay::{Config, PortRange, Server, forward};
-use relay_client::{Protocol, RelayAddr};
+use relay::{Config, Limits, PortRange, Server, forward};
+use relay_client::{DEFAULT_MEMBERS, Protocol, RelayAddr};
 use relay_net::socket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -46,12 +46,13 @@ struct Relay(JoinHandle<io::Result<()>>);
 
 impl Relay {
     fn start(port: u16) -> Self {
+        Self::limited(port, Limits::default())
+    }
+
+    fn limited(port: u16, limits: Limits) -> Self {
         let listener = socket::listen(([127, 0, 0, 1], port).into()).unwrap();
-        let config = Config {
-            ports: PortRange::FromTo(port + 1, port + 3),
-            public_address: [127, 0, 0, 1].into(),
-            ..Config::default()
-        };
+        let config =
+            Config { ports: PortRange::FromTo(port + 1, port + 3), public_address: [127, 0, 0, 1].into(), limits };
         Self(tokio::spawn(Server::run(listener, config, std::future::pending())))
     }
 
@@ -193,6 +194,24 @@ async fn a_failed_dial_leaves_other_users_alone() {
         served.write_all(b"b").await.unwrap();
         assert_eq!(within("the answer", live.read_u8()).await.unwrap(), b'b');
     }
+}
+
+/// A rush makes the forwarder want more members than this relay takes.
+#[tokio::test]
+async fn a_pool_outlives_a_rush_at_a_relay_that_takes_no_more_members() {
+    let port = own_port();
+    let _relay = Relay::limited(port, Limits { idle_members: DEFAULT_MEMBERS, ..Limits::default() });
+    let (service, _service) = echo(any()).await;
+    let mut forwarder = Forwarder::start(&service.to_string(), port, Protocol::Pool);
+    let public = forwarder.established().await;
+    for _ in 0..5 {
+        let mut users = JoinSet::new();
+        for _ in 0..200 {
+            users.spawn(is_served(public));
+        }
+        users.join_all().await;
+    }
+    assert!(forwarder.announced.try_recv().is_err(), "the pool was lost");
 }
 
 #[tokio::test]
