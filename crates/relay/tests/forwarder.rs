@@ -51,8 +51,12 @@ impl Relay {
 
     fn limited(port: u16, limits: Limits) -> Self {
         let listener = socket::listen(([127, 0, 0, 1], port).into()).unwrap();
-        let config =
-            Config { ports: PortRange::FromTo(port + 1, port + 3), public_address: [127, 0, 0, 1].into(), limits };
+        let config = Config {
+            ports: PortRange::FromTo(port + 1, port + 3),
+            public_address: [127, 0, 0, 1].into(),
+            limits,
+            ..Config::default()
+        };
         Self(tokio::spawn(Server::run(listener, config, std::future::pending())))
     }
 
