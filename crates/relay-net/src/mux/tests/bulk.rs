@@ -1,10 +1,12 @@
 //! Bulk that is spliced past our memory, against a peer that does what it likes with its frames.
 
 use std::io::ErrorKind;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use relay_proto::yamux::StreamId;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -64,7 +66,20 @@ impl Rig {
 
     /// A user whose stream the peer has accepted with so much credit beyond the usual.
     async fn user(&mut self, credit: u32) -> (TcpStream, JoinHandle<End>) {
+        self.join(pair().await, credit).await
+    }
+
+    /// One for whom the kernel holds little; also gives our end of that connection.
+    async fn slow_user(&mut self) -> (TcpStream, JoinHandle<End>, socket2::Socket) {
         let (user, at_relay) = pair().await;
+        SockRef::from(&user).set_recv_buffer_size(8192).unwrap();
+        SockRef::from(&at_relay).set_send_buffer_size(8192).unwrap();
+        let ours = SockRef::from(&at_relay).try_clone().unwrap();
+        let (user, pipe) = self.join((user, at_relay), 0).await;
+        (user, pipe, ours)
+    }
+
+    async fn join(&mut self, (user, at_relay): (TcpStream, TcpStream), credit: u32) -> (TcpStream, JoinHandle<End>) {
         let stream = self.link.open().await.unwrap();
         let pipe =
             async move { stream.pipe(Socket::from(at_relay), Side::User, &Moved::default(), HALF_CLOSED_IDLE).await };
@@ -116,6 +131,13 @@ impl Rig {
         while SockRef::from(&self.link.0.wire).peek(&mut [std::mem::MaybeUninit::uninit()]).is_ok() {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Whether bytes wait for the stream's user.
+    fn queues(&self, stream: u32) -> bool {
+        let id = StreamId::new(stream).unwrap();
+        let slot = self.link.0.state().slots[&id].clone();
+        slot.inbox().spliceable().is_none()
     }
 
     /// Asserts that no task is run while nothing happens.
@@ -226,6 +248,30 @@ async fn frames_that_come_in_pieces() {
         user.shutdown().await.unwrap();
         assert_eq!(pipe.await.unwrap(), End::Done);
     }
+}
+
+/// The link and the user's socket become ready in one moment, and the link's task is run first.
+#[tokio::test]
+async fn nothing_overtakes_what_waits_for_the_user() {
+    const QUEUED: usize = 100_000;
+    let mut rig = Rig::new(0).await;
+    let (mut user, _pipe, ours) = rig.slow_user().await;
+    let body = pattern(WINDOW as usize, 6);
+    rig.peer.write_all(&[&header(DATA, 0, 1, WINDOW)[..], &body[..QUEUED]].concat()).await.unwrap();
+    rig.settled().await;
+    assert!(rig.queues(1));
+    let mut got = vec![0; body.len()];
+    send_now(&rig.peer, &body[QUEUED..QUEUED + 20_000]);
+    let mut read = 0;
+    while crate::sys::unsent(ours.as_fd()) > 0 {
+        // No task is run before our socket has become writable again.
+        read += rustix::io::read(&user, &mut got[read..]).unwrap_or(0);
+    }
+    let rest = rig.peer.write_all(&body[QUEUED + 20_000..]);
+    let (sent, received) = tokio::join!(rest, timeout(PATIENCE, user.read_exact(&mut got[read..])));
+    sent.unwrap();
+    received.expect("bytes stopped moving").unwrap();
+    assert!(got == body);
 }
 
 /// Whether they come at once or not: splicing stops at the mark as if nothing was there.
@@ -393,14 +439,18 @@ async fn waiting_costs_no_polls() {
     let mut rig = Rig::new(0).await;
     let mut users = Vec::new();
     for number in 0..5 {
-        users.push(rig.user(if number == 4 { PLENTY } else { 0 }).await.0);
+        users.push(match number {
+            2 => rig.slow_user().await.0,
+            4 => rig.user(PLENTY).await.0,
+            _ => rig.user(0).await.0,
+        });
     }
-    let [_idle, finished, unread, lacks_credit, floods] = <[TcpStream; 5]>::try_from(users).unwrap();
+    let [_idle, finished, _unread, lacks_credit, floods] = <[TcpStream; 5]>::try_from(users).unwrap();
     SockRef::from(&finished).shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(rig.sent_by(3).await, (Vec::new(), FIN));
-    // More than a socket takes that nobody reads.
-    SockRef::from(&unread).set_recv_buffer_size(4096).unwrap();
     rig.peer.write_all(&[header(DATA, 0, 5, WINDOW), vec![0; WINDOW as usize]].concat()).await.unwrap();
+    rig.settled().await;
+    assert!(rig.queues(5));
     rig.quiet("idle").await;
     let _lacks_credit = flood(lacks_credit);
     let mut sent = 0;
