@@ -55,7 +55,7 @@ async fn until(what: &str, mut reached: impl FnMut() -> bool) {
 
 /// Bytes of which each pipe's are others.
 fn body(number: usize, length: usize) -> Vec<u8> {
-    (0..length).map(|at| ((at ^ number) >> 8 ^ at * 31 ^ number * 7).to_le_bytes()[0]).collect()
+    (0..length).map(|at| (((at ^ number) >> 8) ^ (31 * at) ^ (7 * number)).to_le_bytes()[0]).collect()
 }
 
 /// Sends to the service until it takes no more, and the rest when it does; then the end.
