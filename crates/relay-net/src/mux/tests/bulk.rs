@@ -150,14 +150,17 @@ impl Rig {
 
     /// Waits until the link takes no more, with the bytes of a frame in a pipe of the kernel.
     async fn stuck(&self) {
-        timeout(PATIENCE, async {
-            while !self.link.0.state().output.is_piped() {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await
-        .expect("the link never filled");
+        until("the link is full", || self.link.0.state().output.is_piped()).await;
     }
+}
+
+async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    let waited = timeout(PATIENCE, async {
+        while !reached() {
+            tokio::task::yield_now().await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
 }
 
 /// Counts how often the task is run.
@@ -431,6 +434,25 @@ async fn a_link_that_has_ended_keeps_no_bytes() {
     assert_eq!(timeout(PATIENCE, rig.link.ended()).await.unwrap(), Ended::Aborted);
     assert!(matches!(pipe.await.unwrap(), End::ServiceAborted(_)));
     assert!(!rig.link.0.state().output.is_piped());
+}
+
+/// Who has yet to take what the kernel holds may take hours.
+#[tokio::test]
+async fn a_link_that_has_ended_is_not_kept_by_a_user_who_pauses() {
+    let mut rig = Rig::new(0).await;
+    let (mut user, pipe) = rig.user(0).await;
+    user.shutdown().await.unwrap();
+    let body = pattern(200_000, 8);
+    rig.peer.write_all(&[&header(DATA, FIN, 1, 200_000), &body[..]].concat()).await.unwrap();
+    let shared = Arc::downgrade(&rig.link.0);
+    until("the stream is complete", || rig.link.streams() == 0).await;
+    drop((rig.link, rig.peer));
+    until("the link is gone", || shared.strong_count() == 0).await;
+    assert!(!pipe.is_finished());
+    let mut got = Vec::new();
+    user.read_to_end(&mut got).await.unwrap();
+    assert!(got == body);
+    assert_eq!(pipe.await.unwrap(), End::Done);
 }
 
 /// The link's task and those of its streams, which wait for all that a stream can wait for.
