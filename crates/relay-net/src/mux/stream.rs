@@ -322,7 +322,7 @@ impl Inbox {
 
 /// Asks for a stream's turn when woken.
 struct Ask {
-    shared: Arc<Shared>,
+    shared: Weak<Shared>,
     slot: Weak<Slot>,
 }
 
@@ -332,14 +332,14 @@ impl Wake for Ask {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let Some(slot) = self.slot.upgrade() else { return };
+        let (Some(shared), Some(slot)) = (self.shared.upgrade(), self.slot.upgrade()) else { return };
         match &mut *lock(&slot.source) {
             // Woken by what has been read meanwhile.
             Source::Ended | Source::Failed(_) => return,
             source => *source = Source::Asked,
         }
         let sleeper = {
-            let mut state = self.shared.state();
+            let mut state = shared.state();
             state.session.ready(slot.id);
             state.news()
         };
@@ -451,7 +451,7 @@ impl Stream {
     /// From the socket to the link: asks for the stream's first turn. From then on the link's task reads the socket
     /// whenever there is something and room for it, and says how it ended.
     async fn up(&self, socket: &Socket) -> Result<(), Failure> {
-        let ask = Arc::new(Ask { shared: self.shared.clone(), slot: Arc::downgrade(&self.slot) });
+        let ask = Arc::new(Ask { shared: Arc::downgrade(&self.shared), slot: Arc::downgrade(&self.slot) });
         // Set once, by the only pipe that a stream can have.
         let ask = self.slot.ask.get_or_init(|| Waker::from(ask));
         ask.wake_by_ref();
@@ -601,7 +601,7 @@ mod tests {
         let wire = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let link = Link::start(Role::Relay, wire, vec![], Config::default());
         let stream = link.open().await.unwrap();
-        let ask = Arc::new(Ask { shared: link.0.clone(), slot: Arc::downgrade(&stream.slot) });
+        let ask = Arc::new(Ask { shared: Arc::downgrade(&link.0), slot: Arc::downgrade(&stream.slot) });
         ask.wake_by_ref();
         assert!(matches!(*lock(&stream.slot.source), Source::Asked));
         for ended in [Source::Ended, Source::Failed(io::ErrorKind::ConnectionReset)] {

@@ -3,6 +3,7 @@
 
 mod flows;
 mod idle;
+mod links;
 mod model;
 mod resets;
 mod rig;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 /// How a party's sending ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Last {
+pub(crate) enum Last {
     Finish,
     Abort,
     FinishThenAbort,
@@ -18,10 +18,10 @@ enum Last {
 
 /// What a party does.
 #[derive(Clone, Debug)]
-struct Plan {
+pub(crate) struct Plan {
     /// Lengths of its writes, and how often it lets others run after each.
     writes: Vec<(usize, u8)>,
-    last: Last,
+    pub(crate) last: Last,
     /// Most it reads at once.
     chunk: usize,
     /// How often it lets others run between reads.
@@ -31,14 +31,16 @@ struct Plan {
 }
 
 impl Plan {
-    fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.writes.iter().map(|(length, _)| length).sum()
     }
 }
 
-fn plan(late: bool) -> impl Strategy<Value = Plan> {
+/// Of its writes, twelve are of any size for each `huge` that are huge.
+pub(crate) fn plan(late: bool, huge: u32) -> impl Strategy<Value = Plan> {
     let last = prop_oneof![3 => Just(Last::Finish), 1 => Just(Last::Abort), 1 => Just(Last::FinishThenAbort)];
-    let length = prop_oneof![4 => 1..100usize, 4 => 1..20_000usize, 4 => 1..200_000usize, 1 => 500_000..1_500_000usize];
+    let length =
+        prop_oneof![4 => 1..100usize, 4 => 1..20_000usize, 4 => 1..200_000usize, huge => 500_000..1_500_000usize];
     let chunk = prop_oneof![Just(1usize << 20), Just(65536usize), 200..5000usize];
     (prop::collection::vec((length, 0..4u8), 0..6), last, chunk, 0..3u8, any::<bool>())
         .prop_map(move |(writes, last, chunk, slow, waits)| Plan { writes, last, chunk, slow, late: waits && late })
@@ -46,7 +48,7 @@ fn plan(late: bool) -> impl Strategy<Value = Plan> {
 
 /// How a party saw its connection end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Saw {
+pub(crate) enum Saw {
     EndOfFile,
     Reset,
     /// It aborted before.
@@ -54,7 +56,7 @@ enum Saw {
 }
 
 /// Plays a party to its end; returns what it read.
-async fn play(socket: TcpStream, plan: &Plan, seed: u64) -> (Vec<u8>, Saw) {
+pub(crate) async fn play(socket: TcpStream, plan: &Plan, seed: u64) -> (Vec<u8>, Saw) {
     let written = watch::Sender::new(false);
     let gone = watch::Sender::new(false);
     let failed = AtomicBool::new(false);
@@ -132,7 +134,7 @@ async fn read(socket: &TcpStream, buffer: &mut [u8]) -> std::io::Result<usize> {
 }
 
 /// What one party may have seen, given both plans.
-fn check(got: &[u8], saw: Saw, own: &Plan, peer: &Plan, seed: u64) {
+pub(crate) fn check(got: &[u8], saw: Saw, own: &Plan, peer: &Plan, seed: u64) {
     assert!(got.len() <= peer.length() && got == pattern(seed, 0, got.len()), "not a prefix of what was sent");
     match saw {
         Saw::EndOfFile => {
@@ -177,7 +179,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_pipe_looks_like_tcp(user in plan(true), service in plan(false), small in any::<bool>()) {
+    fn a_pipe_looks_like_tcp(user in plan(true, 1), service in plan(false, 1), small in any::<bool>()) {
         let outcomes = MANNERS.map(|manner| run(&user, &service, if small { 8 * 1024 } else { 0 }, manner));
         // Whatever an abort cuts off is a matter of moments, and what the parties see without one is not.
         if user.last == Last::Finish && service.last == Last::Finish {

@@ -1,10 +1,12 @@
 //! Bulk that is spliced past our memory, against a peer that does what it likes with its frames.
 
 use std::io::ErrorKind;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use relay_proto::yamux::StreamId;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -64,7 +66,20 @@ impl Rig {
 
     /// A user whose stream the peer has accepted with so much credit beyond the usual.
     async fn user(&mut self, credit: u32) -> (TcpStream, JoinHandle<End>) {
+        self.join(pair().await, credit).await
+    }
+
+    /// One for whom the kernel holds little; also gives our end of that connection.
+    async fn slow_user(&mut self) -> (TcpStream, JoinHandle<End>, socket2::Socket) {
         let (user, at_relay) = pair().await;
+        SockRef::from(&user).set_recv_buffer_size(8192).unwrap();
+        SockRef::from(&at_relay).set_send_buffer_size(8192).unwrap();
+        let ours = SockRef::from(&at_relay).try_clone().unwrap();
+        let (user, pipe) = self.join((user, at_relay), 0).await;
+        (user, pipe, ours)
+    }
+
+    async fn join(&mut self, (user, at_relay): (TcpStream, TcpStream), credit: u32) -> (TcpStream, JoinHandle<End>) {
         let stream = self.link.open().await.unwrap();
         let pipe =
             async move { stream.pipe(Socket::from(at_relay), Side::User, &Moved::default(), HALF_CLOSED_IDLE).await };
@@ -118,6 +133,13 @@ impl Rig {
         }
     }
 
+    /// Whether bytes wait for the stream's user.
+    fn queues(&self, stream: u32) -> bool {
+        let id = StreamId::new(stream).unwrap();
+        let slot = self.link.0.state().slots[&id].clone();
+        slot.inbox().spliceable().is_none()
+    }
+
     /// Asserts that no task is run while nothing happens.
     async fn quiet(&self, when: &str) {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -128,14 +150,17 @@ impl Rig {
 
     /// Waits until the link takes no more, with the bytes of a frame in a pipe of the kernel.
     async fn stuck(&self) {
-        timeout(PATIENCE, async {
-            while !self.link.0.state().output.is_piped() {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await
-        .expect("the link never filled");
+        until("the link is full", || self.link.0.state().output.is_piped()).await;
     }
+}
+
+async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    let waited = timeout(PATIENCE, async {
+        while !reached() {
+            tokio::task::yield_now().await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
 }
 
 /// Counts how often the task is run.
@@ -226,6 +251,30 @@ async fn frames_that_come_in_pieces() {
         user.shutdown().await.unwrap();
         assert_eq!(pipe.await.unwrap(), End::Done);
     }
+}
+
+/// The link and the user's socket become ready in one moment, and the link's task is run first.
+#[tokio::test]
+async fn nothing_overtakes_what_waits_for_the_user() {
+    const QUEUED: usize = 100_000;
+    let mut rig = Rig::new(0).await;
+    let (mut user, _pipe, ours) = rig.slow_user().await;
+    let body = pattern(WINDOW as usize, 6);
+    rig.peer.write_all(&[&header(DATA, 0, 1, WINDOW)[..], &body[..QUEUED]].concat()).await.unwrap();
+    rig.settled().await;
+    assert!(rig.queues(1));
+    let mut got = vec![0; body.len()];
+    send_now(&rig.peer, &body[QUEUED..QUEUED + 20_000]);
+    let mut read = 0;
+    while crate::sys::unsent(ours.as_fd()) > 0 {
+        // No task is run before our socket has become writable again.
+        read += rustix::io::read(&user, &mut got[read..]).unwrap_or(0);
+    }
+    let rest = rig.peer.write_all(&body[QUEUED + 20_000..]);
+    let (sent, received) = tokio::join!(rest, timeout(PATIENCE, user.read_exact(&mut got[read..])));
+    sent.unwrap();
+    received.expect("bytes stopped moving").unwrap();
+    assert!(got == body);
 }
 
 /// Whether they come at once or not: splicing stops at the mark as if nothing was there.
@@ -387,20 +436,43 @@ async fn a_link_that_has_ended_keeps_no_bytes() {
     assert!(!rig.link.0.state().output.is_piped());
 }
 
+/// Who has yet to take what the kernel holds may take hours.
+#[tokio::test]
+async fn a_link_that_has_ended_is_not_kept_by_a_user_who_pauses() {
+    let mut rig = Rig::new(0).await;
+    let (mut user, pipe) = rig.user(0).await;
+    user.shutdown().await.unwrap();
+    let body = pattern(200_000, 8);
+    rig.peer.write_all(&[&header(DATA, FIN, 1, 200_000), &body[..]].concat()).await.unwrap();
+    let shared = Arc::downgrade(&rig.link.0);
+    until("the stream is complete", || rig.link.streams() == 0).await;
+    drop((rig.link, rig.peer));
+    until("the link is gone", || shared.strong_count() == 0).await;
+    assert!(!pipe.is_finished());
+    let mut got = Vec::new();
+    user.read_to_end(&mut got).await.unwrap();
+    assert!(got == body);
+    assert_eq!(pipe.await.unwrap(), End::Done);
+}
+
 /// The link's task and those of its streams, which wait for all that a stream can wait for.
 #[tokio::test]
 async fn waiting_costs_no_polls() {
     let mut rig = Rig::new(0).await;
     let mut users = Vec::new();
     for number in 0..5 {
-        users.push(rig.user(if number == 4 { PLENTY } else { 0 }).await.0);
+        users.push(match number {
+            2 => rig.slow_user().await.0,
+            4 => rig.user(PLENTY).await.0,
+            _ => rig.user(0).await.0,
+        });
     }
-    let [_idle, finished, unread, lacks_credit, floods] = <[TcpStream; 5]>::try_from(users).unwrap();
+    let [_idle, finished, _unread, lacks_credit, floods] = <[TcpStream; 5]>::try_from(users).unwrap();
     SockRef::from(&finished).shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(rig.sent_by(3).await, (Vec::new(), FIN));
-    // More than a socket takes that nobody reads.
-    SockRef::from(&unread).set_recv_buffer_size(4096).unwrap();
     rig.peer.write_all(&[header(DATA, 0, 5, WINDOW), vec![0; WINDOW as usize]].concat()).await.unwrap();
+    rig.settled().await;
+    assert!(rig.queues(5));
     rig.quiet("idle").await;
     let _lacks_credit = flood(lacks_credit);
     let mut sent = 0;
