@@ -118,7 +118,11 @@ impl Shared {
                 drop(state);
                 let taken = match self.write(batch.bytes(), pipe.as_mut()) {
                     Ok(taken) => taken,
-                    Err(kind) => return Written::Failed(kind),
+                    Err(kind) => {
+                        // These streams have not come to their end on the link.
+                        let _ = batch.keep_from(0, pipe, &mut self.state().output);
+                        return Written::Failed(kind);
+                    }
                 };
                 pipe = pipe.filter(|pipe| pipe.held() > 0);
                 let full = taken < batch.bytes().len() || pipe.is_some();

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use relay_proto::yamux::StreamId;
 use socket2::SockRef;
@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::super::output::Written;
+use super::super::path::Path;
 use super::super::{Config, Ended, Link, Role, Side};
 use super::{PATIENCE, pair, pattern};
 use crate::pipe::{End, HALF_CLOSED_IDLE, Moved};
@@ -434,6 +436,20 @@ async fn a_link_that_has_ended_keeps_no_bytes() {
     assert_eq!(timeout(PATIENCE, rig.link.ended()).await.unwrap(), Ended::Aborted);
     assert!(matches!(pipe.await.unwrap(), End::ServiceAborted(_)));
     assert!(!rig.link.0.state().output.is_piped());
+}
+
+/// A user whose last bytes were among these is told that the link was lost.
+#[tokio::test]
+async fn what_a_write_that_failed_was_to_take_is_unwritten() {
+    let (near, peer) = pair().await;
+    let mut path = Path::new(&near, false, Instant::now());
+    let (link, _task) = Link::with_task(Role::Relay, near, vec![], Config::default());
+    let stream = link.open().await.unwrap();
+    abort(peer);
+    link.0.wire.ready(tokio::io::Interest::ERROR).await.unwrap();
+    assert!(matches!(link.0.write_some(&mut path), Written::Failed(ErrorKind::ConnectionReset)));
+    assert!(link.0.state().output.unwritten().contains(&1));
+    drop(stream);
 }
 
 /// Who has yet to take what the kernel holds may take hours.
