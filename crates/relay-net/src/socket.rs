@@ -52,6 +52,7 @@ macro_rules! either {
 
 impl Socket {
     /// The TCP connection, if it is one.
+    #[cfg_attr(not(unix), allow(clippy::unnecessary_wraps, reason = "there are others elsewhere"))]
     pub(crate) fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
