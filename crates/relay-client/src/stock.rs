@@ -74,7 +74,7 @@ impl Stock {
     }
 
     /// A member was refused while there are `held` others. Whether that says no more than that the relay
-    /// takes no more: then none are wanted. With less than the least it says more.
+    /// takes no more: then no more are wanted. With less than the least it says more.
     pub(crate) fn full_at(&mut self, now: Instant, held: usize) -> bool {
         if held < self.least {
             return false;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use relay::{Config, Limits, PortRange, Server, forward};
-use relay_client::{DEFAULT_MEMBERS, Protocol, RelayAddr};
+use relay_client::{DEFAULT_MEMBERS, Protocol, REFUSED_WITHIN, RelayAddr};
 use relay_net::socket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -215,7 +215,9 @@ async fn a_pool_outlives_a_rush_at_a_relay_that_takes_no_more_members() {
         }
         users.join_all().await;
     }
-    assert!(forwarder.announced.try_recv().is_err(), "the pool was lost");
+    let lost = tokio::time::timeout(REFUSED_WITHIN, forwarder.announced.recv());
+    assert!(lost.await.is_err(), "a pool was lost");
+    is_served(public).await;
 }
 
 #[tokio::test]
