@@ -35,7 +35,7 @@ mod linux {
     const OF_DESCRIPTORS: u64 = 16;
     /// Idle pipes that are kept. 32: more are rarely busy at the same moment.
     const MOST_IDLE: usize = 32;
-    /// How long no other pipe is asked for after the kernel refused one.
+    /// How long no pipe is used after the kernel refused one.
     const REFUSED_FOR: Duration = Duration::from_secs(1);
 
     /// A pipe of the kernel that carries bytes from one socket to another. When dropped it goes back to the
@@ -69,12 +69,15 @@ mod linux {
 
     impl Pool {
         fn get(&mut self) -> Option<Ends> {
+            if self.refused.is_some_and(|at| at.elapsed() < REFUSED_FOR) {
+                return None;
+            }
             if let Some(ends) = self.idle.pop() {
                 return Some(ends);
             }
             let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
             let most = usize::try_from(descriptors / OF_DESCRIPTORS).map_or(MOST, |some| some.min(MOST));
-            if self.made >= most || self.refused.is_some_and(|at| at.elapsed() < REFUSED_FOR) {
+            if self.made >= most {
                 return None;
             }
             match Ends::new() {
@@ -83,14 +86,16 @@ mod linux {
                     Some(ends)
                 }
                 Err(error) => {
-                    static SAID: Once = Once::new();
-                    SAID.call_once(|| {
-                        tracing::info!("bytes are copied, which takes more CPU: no kernel pipes: {error}");
-                    });
-                    self.refused = Some(Instant::now());
+                    self.refused(&error);
                     None
                 }
             }
+        }
+
+        fn refused(&mut self, error: &io::Error) {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| tracing::info!("bytes are copied, which takes more CPU: no kernel pipes: {error}"));
+            self.refused = Some(Instant::now());
         }
     }
 
@@ -130,6 +135,10 @@ mod linux {
             let ends = self.ends()?;
             let moved = from.try_io(Interest::READABLE, || match move_some(from, &ends.write, most.min(SIZE)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                Err(error) if is_forbidden(&error) => {
+                    pool().refused(&error);
+                    Ok(None)
+                }
                 result => result.map(Some),
             })?;
             self.held = moved.ok_or(io::ErrorKind::WouldBlock)?;
@@ -173,12 +182,39 @@ mod linux {
         }
     }
 
+    /// Whether the system does not let us splice, as some sandboxes do: nothing is wrong with the socket.
+    fn is_forbidden(error: &io::Error) -> bool {
+        matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::EPERM))
+    }
+
     fn move_some(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd, most: usize) -> io::Result<usize> {
         loop {
             match splice(&from, None, &to, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
                 Err(rustix::io::Errno::INTR) => {}
                 result => return Ok(result?),
             }
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::{is_forbidden, move_some};
+        use std::net::{TcpListener, TcpStream};
+
+        #[test]
+        fn what_the_system_forbids_is_told_from_what_befalls_a_socket() {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let near = listener.accept().unwrap().0;
+            // Neither is a pipe: refused like everything where splicing is not allowed.
+            let no_pipe = std::fs::File::options().write(true).open("/dev/null").unwrap();
+            assert!(is_forbidden(&move_some(&near, &no_pipe, 1).unwrap_err()));
+            socket2::SockRef::from(&far).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+            drop(far);
+            let (_read, write) = rustix::pipe::pipe().unwrap();
+            // Waits for the reset.
+            let reset = move_some(&near, &write, 1).unwrap_err();
+            assert!(!is_forbidden(&reset), "{reset}");
         }
     }
 }
