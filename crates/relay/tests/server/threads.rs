@@ -2,7 +2,7 @@
 
 use relay::{Config, Limits};
 
-use crate::support::{Relay, chat, freed, own_ports, user};
+use crate::support::{Peer, Relay, chat, freed, own_ports, user};
 
 const THREADS: usize = 3;
 
@@ -11,16 +11,21 @@ async fn relay() -> Relay {
     Relay::configured(config).await
 }
 
+/// A new tunnel of event: its control connection, and a user and a service that have talked.
+async fn served_by_event(relay: &Relay) -> (Peer, Peer, Peer) {
+    let (mut control, port) = relay.event().await;
+    let mut user = user(port).await;
+    let mut service = relay.say(format!("event\n{}\n", control.line().await)).await;
+    chat(&mut user, &mut service).await;
+    (control, user, service)
+}
+
 #[tokio::test]
 async fn every_thread_serves_every_protocol() {
     let relay = relay().await;
     let mut kept = Vec::new();
     for _ in 0..THREADS {
-        let (mut control, port) = relay.event().await;
-        let mut user_of_event = user(port).await;
-        let mut service = relay.say(format!("event\n{}\n", control.line().await)).await;
-        chat(&mut user_of_event, &mut service).await;
-        kept.push((control, user_of_event, service));
+        kept.push(served_by_event(&relay).await);
         // One more tunnel between, so that those of one protocol do not all come to the same thread.
         let (mut member, port, name) = relay.pool().await;
         let mut joined = relay.join(&name).await;
@@ -62,11 +67,7 @@ async fn dropping_the_server_resets_users_in_every_thread() {
     let relay = relay().await;
     let mut served = Vec::new();
     for _ in 0..THREADS {
-        let (mut control, port) = relay.event().await;
-        let mut user = user(port).await;
-        let mut service = relay.say(format!("event\n{}\n", control.line().await)).await;
-        chat(&mut user, &mut service).await;
-        served.push((control, user, service));
+        served.push(served_by_event(&relay).await);
     }
     relay.cut();
     for (_, mut user, mut service) in served {
@@ -80,11 +81,7 @@ async fn a_server_that_stops_waits_for_users_in_every_thread() {
     let mut relay = relay().await;
     let mut served = Vec::new();
     for _ in 0..THREADS {
-        let (mut control, port) = relay.event().await;
-        let mut user = user(port).await;
-        let mut service = relay.say(format!("event\n{}\n", control.line().await)).await;
-        chat(&mut user, &mut service).await;
-        served.push((control, user, service));
+        served.push(served_by_event(&relay).await);
     }
     relay.stop();
     for (_, mut user, mut service) in served {
