@@ -7,7 +7,7 @@ pub use listen::{accept, canonical, listen};
 #[cfg(target_os = "linux")]
 use crate::sys;
 use socket2::{SockRef, TcpKeepalive};
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -89,11 +89,6 @@ impl Socket {
     /// Writes what the kernel takes; `WouldBlock` when that is nothing.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         either!(self, stream => stream.try_write(bytes))
-    }
-
-    /// As [`try_write`](Self::try_write), from several buffers.
-    pub fn try_write_vectored(&self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
-        either!(self, stream => stream.try_write_vectored(bytes))
     }
 
     /// Sends end-of-file behind all that was written. Does not wait; reading goes on.
