@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod demo;
 pub mod forward;
+pub mod identity;
 pub mod logs;
 pub mod repeats;
 pub mod server;
