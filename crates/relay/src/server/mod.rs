@@ -6,12 +6,15 @@
 
 mod event;
 mod handshake;
+mod identities;
 mod limits;
 mod matching;
 mod multiplex;
 mod pending;
 mod pool;
+mod ports;
 mod registry;
+mod tls;
 mod tunnel;
 mod workers;
 
