@@ -3,43 +3,40 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use relay_net::pipe::{Party, pipe};
-use relay_net::socket::{self, Socket};
+use relay_net::socket::Socket;
 use relay_proto::handshake::Id;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::pending::Place;
 use super::registry::{Name, Names};
-use super::tunnel::{PublicPort, Tunnel};
-use super::{Claim, aborted, reset};
+use super::tunnel::{PublicPort, Tunnel, User};
+use super::{Claim, Ticket, aborted, reset};
 
 /// Announcements written at a time, in bytes: one segment.
 const ANNOUNCED_AT_ONCE: usize = 1400;
 
-type Ticket = Name<oneshot::Sender<Claim>>;
-
 /// Serves an event tunnel until its control connection is lost or the server stops.
-pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, control: TcpStream) {
+pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, control: Socket) {
     let (public, control) = match (public.brought(&tunnel.home), tunnel.home.bring(control)) {
         (Ok(public), Ok(control)) => (public, control),
         (Err(error), _) | (_, Err(error)) => return tunnel.end(&error),
     };
-    let _ = socket::watch_always_reading(&control);
+    let _ = control.watch_always_reading();
     let mut announcements = Announcements::default();
     let reason = loop {
         tokio::select! {
-            (user, address, place) = public.accept() => {
+            user = public.accept(&tunnel) => {
                 let (claimer, claim) = oneshot::channel();
-                let ticket = tunnel.relay.tickets.give(claimer);
+                let ticket = tunnel.relay.tickets.give(Ticket { client: tunnel.client.clone(), claimer });
                 announcements.add(ticket.id().clone(), &tunnel.relay.tickets, tunnel.limits().waiting_users);
-                tunnel.relay.tasks.spawn(wait(tunnel.clone(), user, address, ticket, claim, place));
+                tunnel.relay.tasks.spawn(wait(tunnel.clone(), user, ticket, claim));
             }
+            // One that is gone is noticed by then.
+            () = public.contested() => drop(control.watch_closely()),
             ready = control.readable() => {
                 if let Err(lost) = ready.and_then(|()| discard(&control)) {
                     break lost.to_string();
@@ -50,7 +47,7 @@ pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, control: TcpS
                     break lost.to_string();
                 }
             }
-            () = tunnel.over.cancelled() => break "the relay stops".into(),
+            reason = tunnel.ending() => break reason.into(),
         }
     };
     drop(public);
@@ -60,12 +57,11 @@ pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, control: TcpS
 /// Takes a user from the ticket to the end of its pipe.
 async fn wait(
     tunnel: Arc<Tunnel>,
-    user: TcpStream,
-    address: SocketAddr,
-    ticket: Ticket,
+    user: User,
+    ticket: Name<Ticket>,
     claim: oneshot::Receiver<Claim>,
-    mut place: Place,
 ) {
+    let User { stream: user, address, mut place, stay } = user;
     let claimed = tokio::select! {
         biased;
         claimed = timeout(tunnel.limits().ticket, claim) => claimed,
@@ -78,16 +74,17 @@ async fn wait(
         return tunnel.refused(user, address, "the client did not dial back in time");
     };
     let service = match tunnel.home.bring(service) {
-        Ok(service) => Party { socket: Socket::from(service), early },
+        Ok(service) => Party { socket: service, early },
         Err(_) => return tunnel.refused(user, address, "the connection of the client cannot be used"),
     };
     let user = Party { socket: Socket::from(user), early: Vec::new() };
     let idle = tunnel.limits().half_closed_idle;
     tunnel.carry(address, pipe(user, service, &tunnel.moved, idle)).await;
+    drop(stay);
 }
 
 /// Reads what a client says on a connection on which it has nothing to say.
-fn discard(control: &TcpStream) -> io::Result<()> {
+fn discard(control: &Socket) -> io::Result<()> {
     let mut nothing = [0; 1024];
     match control.try_read(&mut nothing) {
         Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client closed its control connection")),
@@ -118,7 +115,7 @@ impl Announcements {
     }
 
     /// Writes what the connection takes now. Tickets that nobody waits with any more are left out.
-    fn write<T>(&mut self, control: &TcpStream, tickets: &Names<T>) -> io::Result<()> {
+    fn write<T>(&mut self, control: &Socket, tickets: &Names<T>) -> io::Result<()> {
         while self.lines.len() < ANNOUNCED_AT_ONCE
             && let Some(id) = self.queue.pop_front()
         {

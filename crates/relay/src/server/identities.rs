@@ -116,6 +116,11 @@ impl Identities {
         account.ok_or(Denied::Unproven)?.admit()
     }
 
+    /// What ports are kept for somebody as.
+    pub(super) fn owner(&self, name: &Name) -> Option<Owner> {
+        lock(&self.0.accounts).get(name).map(|account| account.owner())
+    }
+
     /// The ports that anonymous clients may have of `all`: none that an identity may have.
     pub(super) fn ports_for_anonymous(&self, all: &PortSet) -> PortSet {
         let accounts = lock(&self.0.accounts);
@@ -179,12 +184,16 @@ impl Account {
         }
     }
 
+    fn owner(&self) -> Owner {
+        let Identity { name, rights, .. } = &self.identity;
+        Owner { name: name.clone(), most: rights.max_tunnels, cut: self.cut.clone() }
+    }
+
     /// What it asks for a port as. `shared` are those for identities that have none of their own.
     pub(super) fn asker(&self, shared: PortSet) -> Asker {
-        let Identity { name, rights, .. } = &self.identity;
-        let owner = Owner { name: name.clone(), most: rights.max_tunnels, cut: self.cut.clone() };
-        let may = rights.ports.map_or(shared, |(first, last)| PortSet::range(first, last));
-        Asker { owner: Some(owner), may }
+        let ports = self.identity.rights.ports;
+        let may = ports.map_or(shared, |(first, last)| PortSet::range(first, last));
+        Asker { owner: Some(self.owner()), may }
     }
 
     /// Counts a tunnel.

@@ -1,7 +1,9 @@
 //! Every bound of the server, in one place.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use relay_net::{mux, pipe};
 
 /// What the server allows its peers. The defaults suit a small machine on the open Internet; tests
@@ -14,6 +16,13 @@ pub struct Limits {
     /// Connections whose handshake is not done. 1 024: beyond it the source with most of them loses
     /// its oldest.
     pub pending_handshakes: usize,
+    /// Of these, from one source: an IPv4 address or an IPv6 /64. 256: a pool of the largest stock joins at once.
+    /// Beside them, a source of clients with tunnels has as many as these tunnels have users waiting. More are
+    /// reset at once.
+    pub handshakes_per_source: usize,
+    /// Failed proofs of one source after which it is not heard for a second, and with each more for twice as long,
+    /// up to 5 minutes; forgotten 10 minutes after the last. 5: a person tries no more often.
+    pub failed_auth: u32,
     /// How long a connection may always show what it wants before it can be crowded out. 100 ms: a
     /// peer whose lines come with the connection is done by then, however many come at once; so
     /// even a flood that fills the bound is accepted at ten times the bound a second.
@@ -27,8 +36,20 @@ pub struct Limits {
     /// How long a user who wants a member waits at an empty pool. 10 s, as for a ticket.
     pub member_wait: Duration,
     /// Users of one tunnel who wait for a stream, a ticket's claim or a member, silent ones included.
-    /// 4 096: beyond it the source with most of them loses its oldest.
+    /// 128: a client that keeps up serves them in a round trip. Beyond it the source with most of them loses its
+    /// oldest.
     pub waiting_users: usize,
+    /// Users of one tunnel at once. 16 384: some 200 MB, so one tunnel leaves room on a small machine. More are
+    /// reset at once.
+    pub users_per_tunnel: usize,
+    /// Users of one source at once, of all tunnels together. 1 024: more than an office behind one address has.
+    /// More are reset at once.
+    pub users_per_source: usize,
+    /// New users of one source a second, on average over one second. 200: a browser opens six connections to a
+    /// site. More are reset at once.
+    pub new_users_per_second: u32,
+    /// Networks that the two above do not concern. This machine: a reverse proxy here stands for all its users.
+    pub exempt: Vec<IpNet>,
     /// How long a user may always wait before it can be crowded out; until then newcomers wait in
     /// the kernel. 1 s: a client that can serve a burst at all has served some of it by then.
     pub waiting_grace: Duration,
@@ -62,11 +83,20 @@ impl Default for Limits {
         Self {
             handshake: Duration::from_secs(5),
             pending_handshakes: 1024,
+            handshakes_per_source: 256,
+            failed_auth: 5,
             crowding_grace: Duration::from_millis(100),
             ticket: Duration::from_secs(10),
             stream_wait: Duration::from_secs(10),
             member_wait: Duration::from_secs(10),
-            waiting_users: 4096,
+            waiting_users: 128,
+            users_per_tunnel: 16_384,
+            users_per_source: 1024,
+            new_users_per_second: 200,
+            exempt: vec![
+                IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8),
+                IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), 128),
+            ],
             waiting_grace: Duration::from_secs(1),
             silent: Duration::from_mins(5),
             idle_members: 4096,

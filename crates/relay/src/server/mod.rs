@@ -14,18 +14,22 @@ mod pending;
 mod pool;
 mod ports;
 mod registry;
+mod sources;
+mod tls;
 mod tls;
 mod tunnel;
 mod workers;
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use ipnet::IpNet;
 use relay_net::socket::{self, Socket};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
@@ -35,15 +39,28 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use self::belonging::Client;
+use self::descriptors::Descriptors;
+pub use self::identities::{Identities, Status};
 pub use self::limits::Limits;
 use self::pending::Pending;
 use self::pool::Pool;
-use self::registry::{Names, Ports, lock};
+use self::ports::{Asker, PortSet, Ports};
+pub use self::ports::{KEPT_FOR, Reservation};
+use self::registry::{Names, lock};
+use self::sources::{Allowance, Source, Sources};
+pub use self::tls::{Certificate, FileError, Files, Settings as TlsSettings, Tls};
 use self::workers::Workers;
 use crate::repeats::Repeats;
 
 /// How often a trouble that keeps coming back is said.
 const REPEATS_EVERY: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether an identity's time is over.
+const LOOK_FOR_EXPIRED: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether a certificate's files have changed.
+const LOOK_FOR_CERTIFICATES: Duration = Duration::from_secs(10);
 
 /// What the operator decides.
 #[derive(Clone, Debug)]
@@ -56,36 +73,92 @@ pub struct Config {
     pub threads: usize,
     /// The bounds on what peers may do.
     pub limits: Limits,
+    /// Whom the relay serves without an identity.
+    pub anonymous: Anonymous,
+    /// Whether identities may come in plain text.
+    pub plain_text: bool,
+    /// For TLS; without it there is plain text only.
+    pub tls: Option<Arc<Tls>>,
+    /// Who may use the relay.
+    pub identities: Identities,
+    /// Ports that are somebody's from an earlier run.
+    pub reservations: Vec<Reservation>,
+    /// Where such ports are written down, before the client is told of its port.
+    pub write_reservations: Option<WriteReservations>,
+}
+
+/// Writes all reserved ports down. Called on a thread that may block, one call at a time.
+#[derive(Clone)]
+pub struct WriteReservations(pub Arc<dyn Fn(Vec<Reservation>) -> io::Result<()> + Send + Sync>);
+
+impl std::fmt::Debug for WriteReservations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WriteReservations").finish_non_exhaustive()
+    }
+}
+
+/// Whom a relay serves without an identity.
+#[derive(Clone, Debug, Default)]
+pub struct Anonymous {
+    /// Everyone.
+    pub everyone: bool,
+    /// Clients from there.
+    pub networks: Vec<IpNet>,
+    /// The public ports that they may have; `None` for all that no identity may have.
+    pub ports: Option<(u16, u16)>,
+}
+
+impl Anonymous {
+    fn anyone(&self) -> bool {
+        self.everyone || !self.networks.is_empty()
+    }
 }
 
 impl Default for Config {
+    /// Open to everyone, in plain text.
     fn default() -> Self {
         Self {
             ports: PortRange::AboveControl,
             public_address: Ipv6Addr::UNSPECIFIED.into(),
             threads: 1,
             limits: Limits::default(),
+            anonymous: Anonymous { everyone: true, ..Anonymous::default() },
+            plain_text: false,
+            tls: None,
+            identities: Identities::new([]),
+            reservations: Vec::new(),
+            write_reservations: None,
         }
     }
 }
 
-/// The ports that tunnels get: always the lowest free one.
+/// The ports that tunnels get: the lowest free one, unless the client asks for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortRange {
     /// All above the control port.
     AboveControl,
+    /// The thousand above the control port, those below 1024 left out.
+    ThousandAboveControl,
     /// From the first to the second, both included.
     FromTo(u16, u16),
 }
 
 impl PortRange {
-    /// The first and the last.
-    fn ends(self, control: u16) -> (u16, u16) {
-        match self {
-            // Above 65535 there is none; the control port itself is in use.
-            Self::AboveControl => (control.saturating_add(1), u16::MAX),
+    /// All of them. Never the control port.
+    fn set(self, control: u16) -> PortSet {
+        /// Below are the ports of services that every system has.
+        const FIRST_COMMON: u16 = 1024;
+        // Above 65535 there is none; the control port itself is left out below.
+        let above = control.saturating_add(1);
+        let (first, last) = match self {
+            Self::AboveControl => (above, u16::MAX),
+            Self::ThousandAboveControl => {
+                let first = above.max(FIRST_COMMON);
+                (first, first.saturating_add(999))
+            }
             Self::FromTo(first, last) => (first, last),
-        }
+        };
+        PortSet::range(first, last).without(control, control)
     }
 }
 
@@ -117,6 +190,8 @@ impl Server {
 
         let mut shutdown = pin!(shutdown);
         let mut repeats = interval(REPEATS_EVERY);
+        let mut expired = interval(LOOK_FOR_EXPIRED);
+        let mut certificates = interval(LOOK_FOR_CERTIFICATES);
         loop {
             let newcomer = async {
                 relay.pending.settle().await;
@@ -125,6 +200,8 @@ impl Server {
             tokio::select! {
                 (stream, peer) = newcomer => relay.greet(stream, peer),
                 _ = repeats.tick() => relay.say_repeats(),
+                _ = expired.tick() => relay.expire(),
+                _ = certificates.tick() => relay.reload_certificates(),
                 () = &mut shutdown => break,
             }
         }
@@ -148,14 +225,22 @@ impl Server {
 /// What all tasks of one server share.
 struct Relay {
     config: Config,
-    /// The first and the last port that tunnels get.
-    range: (u16, u16),
+    /// All ports that tunnels get.
+    range: PortSet,
     ports: Ports,
     /// Each leads to a user who waits for the connection that claims it.
-    tickets: Names<oneshot::Sender<Claim>>,
+    tickets: Names<Ticket>,
     pools: Names<Arc<Pool>>,
     pending: Pending,
+    /// The users who wait behind the clients of each source, a crowd for each tunnel.
+    waiting: Mutex<HashMap<Source, Vec<Pending>>>,
+    sources: Sources,
+    descriptors: Descriptors,
     repeats: Mutex<Repeats<(&'static str, u16)>>,
+    /// How often each limit was met, by its name in the configuration.
+    bites: Mutex<BTreeMap<&'static str, u64>>,
+    /// Held while reserved ports are written down.
+    writing: tokio::sync::Mutex<()>,
     /// Nobody new is served any more, and nobody waits.
     draining: CancellationToken,
     /// Users who are still served are reset.
@@ -164,18 +249,39 @@ struct Relay {
     workers: Workers,
 }
 
+/// A user who waits for the connection that claims it.
+struct Ticket {
+    client: Client,
+    claimer: oneshot::Sender<Claim>,
+}
+
 /// A connection that claims a user, and what was read from it already.
-type Claim = (TcpStream, Vec<u8>);
+type Claim = (Socket, Vec<u8>);
 
 impl Relay {
-    fn new(control: SocketAddr, config: Config) -> io::Result<Self> {
+    fn new(control: SocketAddr, mut config: Config) -> io::Result<Self> {
+        let kept = std::mem::take(&mut config.reservations).into_iter();
+        let kept = kept.filter_map(|kept| config.identities.owner(&kept.owner).map(|owner| (kept, owner)));
+        let kept: Vec<_> = kept.collect();
+        let limits = &config.limits;
+        let allowance = Allowance {
+            users: limits.users_per_source,
+            new_users_per_second: limits.new_users_per_second,
+            failures: limits.failed_auth,
+            exempt: limits.exempt.clone(),
+        };
         Ok(Self {
-            range: config.ports.ends(control.port()),
-            ports: Ports::default(),
+            range: config.ports.set(control.port()),
+            ports: Ports::new(kept),
             tickets: Names::default(),
             pools: Names::default(),
-            pending: Pending::new(config.limits.pending_handshakes, config.limits.crowding_grace),
+            pending: Pending::new(limits.pending_handshakes, limits.crowding_grace),
+            waiting: Mutex::default(),
+            sources: Sources::new(allowance),
+            descriptors: Descriptors::of_this_process(),
             repeats: Mutex::new(Repeats::new(REPEATS_EVERY)),
+            bites: Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
             draining: CancellationToken::new(),
             reset: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -188,9 +294,77 @@ impl Relay {
         &self.config.limits
     }
 
+    /// Whether a client from there is served without an identity.
+    fn serves_anonymous(&self, address: IpAddr) -> bool {
+        let Anonymous { everyone, networks, .. } = &self.config.anonymous;
+        *everyone || networks.iter().any(|network| network.contains(&address))
+    }
+
+    /// What a client asks for a port as.
+    fn asker(&self, client: &Client) -> Asker {
+        let Config { anonymous, identities, .. } = &self.config;
+        match client.account() {
+            Some(account) if anonymous.anyone() => account.asker(self.range.lower_half()),
+            Some(account) => account.asker(self.range.clone()),
+            None => {
+                let all = anonymous.ports.map_or_else(|| self.range.clone(), |(first, last)| PortSet::range(first, last));
+                Asker { owner: None, may: identities.ports_for_anonymous(&all) }
+            }
+        }
+    }
+
     fn greet(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let of_source = self.pending.of(peer.ip());
+        if self.descriptors.is_last_reserve(&stream) {
+            reset(stream);
+            return self.refuse("descriptors", 0, peer, "the process has no room for more connections");
+        }
+        if of_source >= self.limits().handshakes_per_source
+            && of_source >= self.limits().handshakes_per_source + self.waiting_behind(peer.ip())
+        {
+            reset(stream);
+            return self.refuse("handshakes_per_source", 0, peer, "too many handshakes from there are pending");
+        }
         let place = self.pending.enter(peer.ip());
         self.tasks.spawn(handshake::greet(self.clone(), stream, peer, place));
+    }
+
+    /// Users who wait for clients from there.
+    fn waiting_behind(&self, address: IpAddr) -> usize {
+        lock(&self.waiting).get(&Source::from(address)).map_or(0, |tunnels| tunnels.iter().map(Pending::len).sum())
+    }
+
+    /// Cuts off who has expired.
+    fn expire(&self) {
+        for name in self.config.identities.expire(SystemTime::now()) {
+            info!(identity = %name, "identity has expired");
+        }
+    }
+
+    fn reload_certificates(&self) {
+        match self.config.tls.as_ref().map(|tls| tls.reload()) {
+            Some(Ok(true)) => info!("the certificate was read again"),
+            Some(Err(error)) => self.say("certificate kept", 0, ([0, 0, 0, 0], 0).into(), &error),
+            Some(Ok(false)) | None => {}
+        }
+    }
+
+    /// Writes reserved ports down, if they have changed since they were last written.
+    async fn write_reservations(&self) -> io::Result<()> {
+        let Some(WriteReservations(write)) = self.config.write_reservations.clone() else { return Ok(()) };
+        let _alone = self.writing.lock().await;
+        let all = self.ports.reservations();
+        tokio::task::spawn_blocking(move || write(all)).await.map_err(io::Error::other)?
+    }
+
+    /// Counts that a limit was met, and says so.
+    fn refuse(&self, limit: &'static str, port: u16, peer: SocketAddr, why: &'static str) {
+        self.bite(limit);
+        self.say(why, port, peer, &format_args!("reset (limit {limit})"));
+    }
+
+    fn bite(&self, limit: &'static str) {
+        *lock(&self.bites).entry(limit).or_default() += 1;
     }
 
     /// Says a trouble that may come back a thousand times a second: at once the first time, then

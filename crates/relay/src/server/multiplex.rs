@@ -1,52 +1,64 @@
 //! Multiplex: every user is a stream of the one link.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use relay_net::mux::{Link, Role, Side};
-use relay_net::socket::{self, Socket};
-use tokio::net::TcpStream;
+use relay_net::socket::Socket;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::pending::Place;
-use super::tunnel::{PublicPort, Tunnel};
+use super::tunnel::{PublicPort, Tunnel, User};
 use super::{aborted, reset};
+
+/// How long a link may be silent before a newer one of the same identity takes its port.
+const SILENT: Duration = Duration::from_secs(2);
 
 /// Serves a multiplex tunnel until its link ends; after the client's word that it takes no new
 /// streams, or when the server stops, only until its last user is gone.
-pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, socket: TcpStream, early: Vec<u8>) {
+pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, socket: Socket, early: Vec<u8>) {
     let (public, socket) = match (public.brought(&tunnel.home), tunnel.home.bring(socket)) {
         (Ok(public), Ok(socket)) => (public, socket),
         (Err(error), _) | (_, Err(error)) => return tunnel.end(&error),
     };
-    let _ = socket::watch_always_reading(&socket);
+    let _ = socket.watch_always_reading();
     let link = Link::start(Role::Relay, socket, early, tunnel.limits().link.clone());
     loop {
         tokio::select! {
-            (user, address, place) = public.accept() => {
-                tunnel.relay.tasks.spawn(serve_user(tunnel.clone(), link.clone(), user, address, place));
+            user = public.accept(&tunnel) => {
+                tunnel.relay.tasks.spawn(serve_user(tunnel.clone(), link.clone(), user));
             }
             _ = link.refusing() => break,
-            () = tunnel.over.cancelled() => break,
+            reason = tunnel.ending() => {
+                tunnel.end(&reason);
+                break;
+            }
+            () = public.contested() => drop(tunnel.relay.tasks.spawn(end_if_silent(link.clone()))),
         }
     }
     drop(public);
-    let stopping = tunnel.relay.draining.is_cancelled();
     tunnel.over.cancel();
     link.finish();
     let ended = tokio::select! {
         ended = link.ended() => ended,
-        () = tunnel.relay.reset.cancelled() => {
+        () = tunnel.reset() => {
             link.abort();
             link.ended().await
         }
     };
-    if stopping { tunnel.end(&"the relay stops") } else { tunnel.end(&ended) }
+    tunnel.end(&ended);
+}
+
+/// A newer client wants the port: ends a link of which nobody is left.
+async fn end_if_silent(link: Link) {
+    if !link.answers(SILENT).await {
+        link.abort();
+    }
 }
 
 /// Takes a user from the accept to the end of its stream.
-async fn serve_user(tunnel: Arc<Tunnel>, link: Link, user: TcpStream, address: SocketAddr, mut place: Place) {
+async fn serve_user(tunnel: Arc<Tunnel>, link: Link, user: User) {
+    let User { stream: user, address, mut place, stay } = user;
     let opened = tokio::select! {
         biased;
         opened = timeout(tunnel.limits().stream_wait, link.open()) => opened,
@@ -66,4 +78,5 @@ async fn serve_user(tunnel: Arc<Tunnel>, link: Link, user: TcpStream, address: S
     let idle = tunnel.limits().half_closed_idle;
     let pipe = stream.pipe(Socket::from(user), Side::User, &tunnel.moved, idle);
     tunnel.carry(address, pipe).await;
+    drop(stay);
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use relay_net::pipe::{Party, pipe};
-use relay_net::socket::{self, Socket};
+use relay_net::socket::Socket;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
@@ -21,8 +21,9 @@ use tracing::debug;
 use super::matching::{Manner, Matching};
 use super::pending::Place;
 use super::registry::{Name, lock};
-use super::tunnel::{PublicPort, Tunnel};
+use super::tunnel::{self, PublicPort, Stay, Tunnel};
 use super::{aborted, reset};
+use super::belonging::Client;
 
 /// How often a member is looked at that has said more ahead of its user than is kept.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -36,6 +37,8 @@ pub(super) struct Pool {
     matching: Mutex<Matching<oneshot::Sender<Seat>, Seat>>,
     /// Members, idle and in use.
     members: watch::Sender<usize>,
+    /// A newer client of the same identity wants the port: members show whether they live.
+    contested: watch::Sender<bool>,
 }
 
 /// The pool has as many idle members as it may.
@@ -51,6 +54,7 @@ struct User {
     /// When it has waited for too long.
     until: Instant,
     place: Place,
+    stay: Stay,
 }
 
 /// Serves a pool's public port until nobody has served it for a while or the server stops.
@@ -60,40 +64,54 @@ pub(super) async fn serve(pool: Arc<Pool>, public: PublicPort, name: Name<Arc<Po
         Ok(public) => public,
         Err(error) => return tunnel.end(&error),
     };
-    let mut abandoned = pin!(abandoned(pool.members.subscribe(), tunnel.limits().pool_grace));
+    let mut abandoned = pin!(pool.abandoned());
     let reason = loop {
         tokio::select! {
-            (stream, address, place) = public.accept() => {
+            tunnel::User { stream, address, place, stay } = public.accept(tunnel) => {
                 let key = lock(&pool.matching).key();
                 let until = Instant::now() + tunnel.limits().silent;
-                let user = User { stream, address, key, manner: Manner::Silent, until, place };
+                let user = User { stream, address, key, manner: Manner::Silent, until, place, stay };
                 tunnel.relay.tasks.spawn(pool.clone().serve_user(user));
             }
             () = &mut abandoned => break "it had no member for too long",
-            () = tunnel.over.cancelled() => break "the relay stops",
+            () = public.contested() => drop(pool.contested.send_replace(true)),
+            reason = tunnel.ending() => break reason,
         }
     };
     drop((name, public));
     tunnel.end(&reason);
 }
 
-/// Returns once there has been no member, idle or in use, for as long as `grace`.
-async fn abandoned(mut members: watch::Receiver<usize>, grace: Duration) {
-    // The sender is never gone: the pool outlives its own task.
-    while members.wait_for(|&count| count == 0).await.is_ok() {
-        if timeout(grace, members.wait_for(|&count| count > 0)).await.is_err() {
-            return;
-        }
-    }
-}
-
 impl Pool {
     pub(super) fn new(tunnel: Arc<Tunnel>) -> Arc<Self> {
-        Arc::new(Self { matching: Mutex::default(), members: watch::Sender::new(0), tunnel })
+        let (members, contested) = (watch::Sender::new(0), watch::Sender::new(false));
+        Arc::new(Self { matching: Mutex::default(), members, contested, tunnel })
+    }
+
+    pub(super) fn tunnel(&self) -> &Arc<Tunnel> {
+        &self.tunnel
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.tunnel.client
+    }
+
+    /// Returns once there has been no member, idle or in use, for as long as the pool has for its client to come
+    /// back: none when the client has come back with another pool.
+    async fn abandoned(&self) {
+        let grace = self.tunnel.limits().pool_grace;
+        let (mut members, mut contested) = (self.members.subscribe(), self.contested.subscribe());
+        // The senders are never gone.
+        while members.wait_for(|&count| count == 0).await.is_ok() {
+            tokio::select! {
+                came_back = timeout(grace, members.wait_for(|&count| count > 0)) => if came_back.is_err() { return },
+                _ = contested.wait_for(|&contested| contested) => return,
+            }
+        }
     }
 
     /// Makes a connection a member. `early` was read from it already.
-    pub(super) fn join(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, early: Vec<u8>) -> Result<(), PoolFull> {
+    pub(super) fn join(self: &Arc<Self>, stream: Socket, peer: SocketAddr, early: Vec<u8>) -> Result<(), PoolFull> {
         let key = {
             let mut matching = lock(&self.matching);
             if matching.idle() >= self.tunnel.limits().idle_members {
@@ -101,7 +119,7 @@ impl Pool {
             }
             matching.key()
         };
-        let _ = socket::watch_always_reading(&stream);
+        let _ = stream.watch_always_reading();
         let seat = self.sit_down(key, !early.is_empty(), false);
         let member = Member { counted: Counted::new(self.clone()), stream, peer, early, key };
         self.tunnel.spawn(member.serve(seat));
@@ -204,7 +222,7 @@ impl Drop for Leave<'_> {
 struct Member {
     /// Counts it until it is gone.
     counted: Counted,
-    stream: TcpStream,
+    stream: Socket,
     peer: SocketAddr,
     /// What it said ahead of its user.
     early: Vec<u8>,
@@ -223,25 +241,27 @@ impl Member {
             }
         };
         let Some(user) = self.wait(&pool, seat).await else { return };
-        let _ = socket::watch_carrying(&self.stream);
-        let service = Socket::from(self.stream);
+        let _ = self.stream.watch_carrying();
+        let service = self.stream;
         // An end-of-file may stand behind bytes that nobody has read.
         if service.read_closed() {
             debug!(peer = %self.peer, port = pool.tunnel.port, "member gone: it closed when its user came");
             return pool.send_back(user);
         }
-        let User { stream, address, place, .. } = user;
+        let User { stream, address, place, stay, .. } = user;
         drop(place);
         let service = Party { socket: service, early: self.early };
         let user = Party { socket: Socket::from(stream), early: Vec::new() };
         let tunnel = &pool.tunnel;
         let pipe = pipe(user, service, &tunnel.moved, tunnel.limits().half_closed_idle);
         tunnel.carry(address, pipe).await;
+        drop(stay);
     }
 
     /// Waits for the member's user. There is none when the member dies first, or the pool is over.
     async fn wait(&mut self, pool: &Arc<Pool>, mut seat: oneshot::Receiver<User>) -> Option<User> {
         let limits = pool.tunnel.limits();
+        let mut contested = pool.contested.subscribe();
         let mut settling = pin!(sleep(limits.member_settled));
         let mut settled = false;
         loop {
@@ -261,6 +281,7 @@ impl Member {
                     settled = true;
                     pool.change(|matching| matching.settles(self.key));
                 }
+                Ok(()) = contested.changed() => drop(self.stream.watch_closely()),
                 () = pool.tunnel.over.cancelled() => break,
             }
         }
@@ -287,7 +308,7 @@ impl Pool {
 
 /// Reads what an idle member says ahead of its user, as far as `limit`. Returns when it is dead, and
 /// why. Cancel safe.
-async fn watch(stream: &TcpStream, early: &mut Vec<u8>, limit: usize, spoke: impl Fn()) -> String {
+async fn watch(stream: &Socket, early: &mut Vec<u8>, limit: usize, spoke: impl Fn()) -> String {
     while early.len() < limit {
         let read = match stream.readable().await {
             Ok(()) => read_some(stream, early, limit),
@@ -308,14 +329,14 @@ async fn watch(stream: &TcpStream, early: &mut Vec<u8>, limit: usize, spoke: imp
             Ok(_) => {}
             Err(error) => return error.to_string(),
         }
-        if timeout(LOOK_AGAIN, aborted(stream)).await.is_ok() {
+        if timeout(LOOK_AGAIN, stream.aborted()).await.is_ok() {
             return "it was lost".into();
         }
     }
 }
 
 /// Reads once, to at most `limit` bytes in all.
-fn read_some(stream: &TcpStream, early: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
+fn read_some(stream: &Socket, early: &mut Vec<u8>, limit: usize) -> io::Result<usize> {
     let mut piece = [0; 4096];
     let room = piece.len().min(limit - early.len());
     let read = stream.try_read(&mut piece[..room])?;

@@ -145,15 +145,20 @@ impl Standing {
 #[derive(Debug)]
 enum Hold {
     Used(Option<Name>, Arc<Standing>),
-    Kept(Name, Instant),
+    Kept(Owner, Instant),
 }
 
 impl Hold {
     fn owner(&self) -> Option<&Name> {
         match self {
             Self::Used(owner, _) => owner.as_ref(),
-            Self::Kept(owner, _) => Some(owner),
+            Self::Kept(owner, _) => Some(&owner.name),
         }
+    }
+
+    /// Kept for nobody any more.
+    fn is_over(&self, now: Instant) -> bool {
+        matches!(self, Self::Kept(owner, until) if *until <= now || owner.cut.is_cancelled())
     }
 }
 
@@ -180,10 +185,10 @@ struct Shared {
 }
 
 impl Ports {
-    /// With what an earlier run wrote down: what a tunnel used then is kept from now on.
-    pub(super) fn new(kept: impl IntoIterator<Item = Reservation>) -> Self {
+    /// With what an earlier run wrote down, and whose that is now: what a tunnel used then is kept from now on.
+    pub(super) fn new(kept: impl IntoIterator<Item = (Reservation, Owner)>) -> Self {
         let latest = Instant::now() + KEPT_FOR;
-        let held = kept.into_iter().map(|Reservation { port, owner, until }| {
+        let held = kept.into_iter().map(|(Reservation { port, until, .. }, owner)| {
             (port, Hold::Kept(owner, until.map_or(latest, |until| until.min(latest))))
         });
         Self(Arc::new(Shared { held: Mutex::new(held.collect()), changed: watch::Sender::new(()) }))
@@ -194,12 +199,12 @@ impl Ports {
     pub(super) fn reserve(&self, asker: &Asker, ask: Ask) -> Result<ReservedPort, NoPort> {
         let mut held = lock(&self.0.held);
         let now = Instant::now();
-        held.retain(|_, hold| !matches!(hold, Hold::Kept(_, until) if *until <= now));
+        held.retain(|_, hold| !hold.is_over(now));
         let owner = asker.owner.as_ref().map(|owner| &owner.name);
         let chosen = match ask {
             Ask::Demand(port) | Ask::Wish(port) if asker.may.contains(port) => match held.get(&port) {
                 None => Ok(Some(port)),
-                Some(Hold::Kept(whose, _)) if Some(whose) == owner => Ok(Some(port)),
+                Some(Hold::Kept(whose, _)) if Some(&whose.name) == owner => Ok(Some(port)),
                 Some(Hold::Used(Some(whose), standing)) if Some(whose) == owner => {
                     Err(NoPort::Contested(port, standing.clone()))
                 }
@@ -244,20 +249,14 @@ impl Ports {
         reserved
     }
 
-    /// Keeps nothing any more for an identity that may no longer use the relay.
-    pub(super) fn forget(&self, owner: &Name) {
-        lock(&self.0.held).retain(|_, hold| !matches!(hold, Hold::Kept(whose, _) if whose == owner));
-        self.0.changed.send_replace(());
-    }
-
     /// What is to be written down.
     pub(super) fn reservations(&self) -> Vec<Reservation> {
         let now = Instant::now();
         let held = lock(&self.0.held);
         let all = held.iter().filter_map(|(&port, hold)| match hold {
             Hold::Used(Some(owner), _) => Some(Reservation { port, owner: owner.clone(), until: None }),
-            Hold::Kept(owner, until) if *until > now => {
-                Some(Reservation { port, owner: owner.clone(), until: Some(*until) })
+            Hold::Kept(owner, until) if !hold.is_over(now) => {
+                Some(Reservation { port, owner: owner.name.clone(), until: Some(*until) })
             }
             _ => None,
         });
@@ -302,7 +301,7 @@ impl Drop for ReservedPort {
         let until = self.as_before.unwrap_or_else(|| Some(Instant::now() + KEPT_FOR));
         let mut held = lock(&self.ports.0.held);
         match owner.zip(until) {
-            Some((owner, until)) => drop(held.insert(self.port, Hold::Kept(owner.name.clone(), until))),
+            Some((owner, until)) => drop(held.insert(self.port, Hold::Kept(owner.clone(), until))),
             None => drop(held.remove(&self.port)),
         }
         drop(held);
@@ -408,7 +407,8 @@ mod tests {
         let laptop = identity("laptop", 8);
         drop(open(&ports, &laptop, Ask::Demand(7005)));
         let _used = open(&ports, &laptop, Ask::Any(0));
-        let ports = Ports::new(ports.reservations());
+        let written = ports.reservations();
+        let ports = Ports::new(written.into_iter().map(|kept| (kept, laptop.owner.clone().unwrap())));
         let desktop = identity("desktop", 8);
         assert_eq!(open(&ports, &desktop, Ask::Any(0)).number(), 7002);
         assert!(matches!(ports.reserve(&desktop, Ask::Demand(7005)), Err(NoPort::Taken(_))));
@@ -421,9 +421,7 @@ mod tests {
         let laptop = identity("laptop", 8);
         drop(open(&ports, &laptop, Ask::Any(0)));
         let used = open(&ports, &laptop, Ask::Any(0));
-        let owner = laptop.owner.as_ref().unwrap();
-        owner.cut.cancel();
-        ports.forget(&owner.name);
+        laptop.owner.as_ref().unwrap().cut.cancel();
         drop(used);
         assert!(ports.reservations().is_empty());
     }

@@ -5,63 +5,157 @@ use std::fmt;
 use std::fmt::Display;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use relay_net::pipe::{End, Moved};
 use relay_net::socket;
-use relay_proto::handshake::Protocol;
+use relay_proto::handshake::{Code, Options, Protocol};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use super::belonging::Client;
+use super::identities::Counted;
 use super::pending::{Pending, Place};
-use super::registry::ReservedPort;
+use super::ports::{Ask, Asker, NoPort, ReservedPort};
+use super::registry::lock;
+use super::sources::{Excess, Source, Visit};
 use super::workers::Home;
 use super::{Limits, Relay, reset};
+
+/// How long an older tunnel of the same identity may take to show that its client is still there: 2 s of silence,
+/// and what it takes to end it.
+const CONTEST: Duration = Duration::from_millis(2500);
+
+/// Why there is no tunnel for a client.
+#[derive(Debug)]
+pub(super) enum NoTunnel {
+    NotAllowed(u16),
+    Taken(u16),
+    AllTaken,
+    TooMany(usize),
+    Failed(u16, io::Error),
+    NotWritten(io::Error),
+}
+
+impl NoTunnel {
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::NotAllowed(_) => Code::PortNotAllowed,
+            Self::Taken(_) => Code::PortTaken,
+            Self::AllTaken | Self::Failed(..) | Self::NotWritten(_) => Code::NoPort,
+            Self::TooMany(_) => Code::TooManyTunnels,
+        }
+    }
+}
+
+impl Display for NoTunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAllowed(port) => write!(f, "port {port} is not among those it may have"),
+            Self::Taken(port) => write!(f, "port {port} is in use"),
+            Self::AllTaken => f.write_str("all public ports are taken"),
+            Self::TooMany(most) => write!(f, "the identity has its {most} tunnels"),
+            Self::Failed(port, error) => write!(f, "cannot listen on port {port}: {error}"),
+            Self::NotWritten(error) => write!(f, "the port cannot be written down: {error}"),
+        }
+    }
+}
 
 /// A public port: its listener, its place among our ports, which goes after the listener, and its
 /// users who wait.
 pub(super) struct PublicPort {
     listener: TcpListener,
     port: ReservedPort,
-    waiting: Pending,
+    waiting: Waiting,
 }
 
-/// Why there is no public port for a client.
-#[derive(Debug)]
-pub(super) enum NoPort {
-    AllTaken,
-    Failed(u16, io::Error),
+/// The users who wait for a tunnel, which give its client's source room for as many handshakes.
+struct Waiting {
+    relay: Arc<Relay>,
+    source: Source,
+    crowd: Pending,
 }
 
-impl Display for NoPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AllTaken => f.write_str("all public ports are taken"),
-            Self::Failed(port, error) => write!(f, "cannot listen on port {port}: {error}"),
+impl Waiting {
+    fn new(relay: &Arc<Relay>, client: SocketAddr) -> Self {
+        let Limits { waiting_users, waiting_grace, .. } = *relay.limits();
+        let (crowd, source) = (Pending::new(waiting_users, waiting_grace), Source::from(client.ip()));
+        lock(&relay.waiting).entry(source).or_default().push(crowd.clone());
+        Self { relay: relay.clone(), source, crowd }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut waiting = lock(&self.relay.waiting);
+        if let Some(crowds) = waiting.get_mut(&self.source) {
+            crowds.retain(|crowd| !crowd.is(&self.crowd));
+            if crowds.is_empty() {
+                waiting.remove(&self.source);
+            }
         }
     }
 }
 
+/// A user who was let in.
+pub(super) struct User {
+    pub(super) stream: TcpStream,
+    pub(super) address: SocketAddr,
+    /// Among those who wait, until it is served.
+    pub(super) place: Place,
+    /// Until it is gone.
+    pub(super) stay: Stay,
+}
+
+/// What a user takes of each limit, until it is gone.
+pub(super) struct Stay {
+    _of_tunnel: OwnedSemaphorePermit,
+    _of_source: Visit,
+    _of_account: Option<Counted>,
+}
+
 impl PublicPort {
-    /// Opens the first free port.
-    pub(super) async fn open(relay: &Relay) -> Result<Self, NoPort> {
-        let (mut first, last) = relay.range;
+    /// Opens the port that is asked for, or the first free one.
+    async fn open(relay: &Arc<Relay>, client: SocketAddr, asker: &Asker, mut ask: Ask) -> Result<Self, NoTunnel> {
+        let mut contested = false;
         loop {
-            let port = relay.ports.reserve(first, last).ok_or(NoPort::AllTaken)?;
-            match socket::listen(SocketAddr::new(relay.config.public_address, port.number())) {
+            let mut port = match relay.ports.reserve(asker, ask) {
+                Ok(port) => port,
+                Err(NoPort::Contested(_, older)) if !contested => {
+                    contested = true;
+                    older.contest(CONTEST).await;
+                    continue;
+                }
+                Err(NoPort::Contested(..)) if matches!(ask, Ask::Wish(_)) => {
+                    ask = Ask::Any(0);
+                    continue;
+                }
+                Err(NoPort::Contested(port, _) | NoPort::Taken(port)) => return Err(NoTunnel::Taken(port)),
+                Err(NoPort::NotAllowed(port)) => return Err(NoTunnel::NotAllowed(port)),
+                Err(NoPort::AllTaken) => return Err(NoTunnel::AllTaken),
+                Err(NoPort::TooMany(most)) => return Err(NoTunnel::TooMany(most)),
+            };
+            let number = port.number();
+            match socket::listen_alone(SocketAddr::new(relay.config.public_address, number)) {
                 Ok(listener) => {
-                    let Limits { waiting_users, waiting_grace, .. } = *relay.limits();
-                    return Ok(Self { listener, port, waiting: Pending::new(waiting_users, waiting_grace) });
+                    port.used();
+                    return Ok(Self { listener, port, waiting: Waiting::new(relay, client) });
                 }
                 // Another program has it, or we may not have it: the next may do.
                 Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
-                    first = port.number().checked_add(1).ok_or(NoPort::AllTaken)?;
+                    ask = match ask {
+                        Ask::Demand(port) => return Err(NoTunnel::Taken(port)),
+                        Ask::Wish(_) => Ask::Any(0),
+                        Ask::Any(_) => Ask::Any(number.checked_add(1).ok_or(NoTunnel::AllTaken)?),
+                    };
                 }
-                Err(error) => return Err(NoPort::Failed(port.number(), error)),
+                Err(error) => return Err(NoTunnel::Failed(number, error)),
             }
             // Thousands of ports may be taken; other tasks need not wait for that.
             tokio::task::coop::consume_budget().await;
@@ -73,17 +167,44 @@ impl PublicPort {
         Ok(Self { listener: home.bring(self.listener)?, ..self })
     }
 
-    fn number(&self) -> u16 {
-        self.port.number()
+    /// The next user who may come in; the others are reset. Never fails; cancel safe.
+    pub(super) async fn accept(&self, tunnel: &Tunnel) -> User {
+        loop {
+            self.waiting.crowd.settle().await;
+            let (stream, address) = socket::accept(&self.listener).await;
+            match tunnel.admit(&stream, address) {
+                Ok(stay) => {
+                    let place = self.waiting.crowd.enter(address.ip());
+                    return User { stream, address, place, stay };
+                }
+                Err((limit, why)) => {
+                    reset(stream);
+                    tunnel.relay.refuse(limit, tunnel.port, address, why);
+                }
+            }
+        }
     }
 
-    /// The next user, and its place among those who wait, to be kept until it is served. Never fails;
-    /// cancel safe.
-    pub(super) async fn accept(&self) -> (TcpStream, SocketAddr, Place) {
-        self.waiting.settle().await;
-        let (user, address) = socket::accept(&self.listener).await;
-        let place = self.waiting.enter(address.ip());
-        (user, address, place)
+    /// Waits until a newer client of the same identity wants the port. Cancel safe.
+    pub(super) async fn contested(&self) {
+        self.port.standing().contested().await;
+    }
+}
+
+/// Whom a tunnel lets in: who is in one of the networks of each list that has any, and in none of the refused.
+struct Access {
+    /// The operator's.
+    allow: Vec<IpNet>,
+    refuse: Vec<IpNet>,
+    /// The client's, which can only narrow it.
+    client: Vec<IpNet>,
+}
+
+impl Access {
+    fn admits(&self, address: IpAddr) -> bool {
+        let within = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
+        [&self.allow, &self.client].iter().all(|networks| networks.is_empty() || within(networks))
+            && !within(&self.refuse)
     }
 }
 
@@ -97,34 +218,60 @@ pub(super) struct Tunnel {
     pub(super) over: CancellationToken,
     pub(super) moved: Moved,
     pub(super) port: u16,
-    client: SocketAddr,
+    pub(super) client: Client,
+    /// The client may not use the relay any more: its users are reset.
+    cut: CancellationToken,
+    address: SocketAddr,
     protocol: Protocol,
+    access: Access,
     opened: Instant,
     users: AtomicU64,
+    /// Room for more users at once.
+    room: Arc<Semaphore>,
     reason: OnceLock<String>,
+    _of_account: Option<Counted>,
 }
 
 impl Tunnel {
-    /// Opens a tunnel on the first free port; the client is yet to be told.
+    /// Opens a tunnel; the client is yet to be told.
     pub(super) async fn open(
         relay: &Arc<Relay>,
-        client: SocketAddr,
+        address: SocketAddr,
         protocol: Protocol,
-    ) -> Result<(Arc<Self>, PublicPort), NoPort> {
-        let public = PublicPort::open(relay).await?;
-        let port = public.number();
-        info!(peer = %client, %protocol, port, "tunnel opened");
+        client: Client,
+        options: &Options,
+    ) -> Result<(Arc<Self>, PublicPort), NoTunnel> {
+        let account = client.account();
+        let asker = relay.asker(&client);
+        let ask = match (options.port, options.wish) {
+            (Some(port), _) => Ask::Demand(port),
+            (None, Some(port)) => Ask::Wish(port),
+            (None, None) => Ask::Any(0),
+        };
+        let public = PublicPort::open(relay, address, &asker, ask).await?;
+        if account.is_some() {
+            relay.write_reservations().await.map_err(NoTunnel::NotWritten)?;
+        }
+        let port = public.port.number();
+        let identity = account.map(|account| account.identity.name.as_str());
+        info!(peer = %address, identity, %protocol, port, "tunnel opened");
+        let rights = account.map(|account| account.identity.rights.clone()).unwrap_or_default();
         let tunnel = Self {
             over: relay.draining.child_token(),
             relay: relay.clone(),
             home: relay.workers.home(),
             moved: Moved::default(),
             port,
-            client,
+            cut: account.map_or_else(CancellationToken::new, |account| account.cut.clone()),
+            address,
             protocol,
+            access: Access { allow: rights.allow, refuse: rights.refuse, client: options.allow.clone() },
             opened: Instant::now(),
             users: AtomicU64::new(0),
+            room: Arc::new(Semaphore::new(relay.limits().users_per_tunnel.min(Semaphore::MAX_PERMITS))),
             reason: OnceLock::new(),
+            _of_account: account.map(|account| account.tunnel()),
+            client,
         };
         Ok((Arc::new(tunnel), public))
     }
@@ -138,14 +285,52 @@ impl Tunnel {
         self.relay.limits()
     }
 
+    /// Whether a user may come in; if not, the limit that it met and a sentence about it.
+    fn admit(&self, stream: &TcpStream, address: SocketAddr) -> Result<Stay, (&'static str, &'static str)> {
+        if !self.access.admits(address.ip()) {
+            return Err(("allow", "a user from a network that is not let in"));
+        }
+        if self.relay.descriptors.is_reserve(stream) {
+            return Err(("descriptors", "the process has no room for more users"));
+        }
+        let of_tunnel = self.room.clone().try_acquire_owned();
+        let of_tunnel = of_tunnel.map_err(|_| ("users_per_tunnel", "the tunnel has no room for more users"))?;
+        let of_source = self.relay.sources.enter(address.ip()).map_err(|excess| match excess {
+            Excess::Users => ("users_per_source", "too many users from one source"),
+            Excess::Rate => ("new_users_per_second", "users of one source come too fast"),
+        })?;
+        let of_account = match self.client.account().map(|account| account.user()) {
+            Some(None) => return Err(("max_users", "the identity has no room for more users")),
+            Some(counted) => counted,
+            None => None,
+        };
+        Ok(Stay { _of_tunnel: of_tunnel, _of_source: of_source, _of_account: of_account })
+    }
+
+    /// Waits until the tunnel has to take no more users, for a reason of the relay's, and says which. Cancel safe.
+    pub(super) async fn ending(&self) -> &'static str {
+        tokio::select! {
+            () = self.over.cancelled() => "the relay stops",
+            () = self.cut.cancelled() => "the identity may not use the relay any more",
+        }
+    }
+
+    /// Waits until all users that are left are to be reset. Cancel safe.
+    pub(super) async fn reset(&self) {
+        tokio::select! {
+            () = self.relay.reset.cancelled() => {}
+            () = self.cut.cancelled() => {}
+        }
+    }
+
     /// Takes no more users. The first reason given is the one that the log shows.
     pub(super) fn end(&self, reason: &dyn Display) {
         let reason = self.reason.get_or_init(|| reason.to_string());
-        debug!(peer = %self.client, protocol = %self.protocol, port = self.port, reason, "tunnel takes no more users");
+        debug!(peer = %self.address, protocol = %self.protocol, port = self.port, reason, "tunnel takes no more users");
         self.over.cancel();
     }
 
-    /// Carries one user to the end of the pipe, or until the server resets who is left.
+    /// Carries one user to the end of the pipe, or until who is left is reset.
     pub(super) async fn carry(&self, user: SocketAddr, pipe: impl Future<Output = End>) {
         self.users.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
@@ -154,13 +339,14 @@ impl Tunnel {
                 End::Stalled => self.relay.say("user reset", self.port, user, &end),
                 end => debug!(%user, port = self.port, "user left: {end}"),
             },
-            () = self.relay.reset.cancelled() => debug!(%user, port = self.port, "user reset: the relay stopped"),
+            () = self.reset() => debug!(%user, port = self.port, "user reset: the tunnel was ended"),
         }
     }
 
     /// Resets a user who lost its place among those who wait.
     pub(super) fn crowded_out(&self, user: TcpStream, address: SocketAddr) {
-        self.refused(user, address, "too many users wait");
+        reset(user);
+        self.relay.refuse("waiting_users", self.port, address, "too many users wait");
     }
 
     /// Resets a user who cannot be served, and says why.
@@ -174,7 +360,8 @@ impl Drop for Tunnel {
     fn drop(&mut self) {
         let reason = self.reason.get().map_or("the client was not reached", String::as_str);
         info!(
-            peer = %self.client,
+            peer = %self.address,
+            identity = self.client.account().map(|account| account.identity.name.as_str()),
             protocol = %self.protocol,
             port = self.port,
             users = self.users.load(Ordering::Relaxed),

@@ -8,7 +8,8 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use tokio::net::{TcpListener, TcpStream};
+use relay_net::socket::Socket;
+use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -69,9 +70,9 @@ pub(super) trait Sock: Sized {
     fn again(self) -> io::Result<Self>;
 }
 
-impl Sock for TcpStream {
+impl Sock for Socket {
     fn again(self) -> io::Result<Self> {
-        Self::from_std(self.into_std()?)
+        Self::again(self)
     }
 }
 
