@@ -2,7 +2,7 @@
 
 mod listen;
 
-pub use listen::{accept, canonical, listen};
+pub use listen::{accept, canonical, listen, listen_alone};
 
 #[cfg(target_os = "linux")]
 use crate::sys;
@@ -335,6 +335,14 @@ impl Socket {
     /// As [`watch_always_reading`], for TCP with TLS or without; a peer on this machine needs no watching.
     pub fn watch_always_reading(&self) -> io::Result<()> {
         self.tcp().map_or(Ok(()), watch_always_reading)
+    }
+
+    /// Notices within some 2 s that a peer that always reads is gone: for a connection whose place another wants.
+    pub fn watch_closely(&self) -> io::Result<()> {
+        let Some(stream) = self.tcp() else { return Ok(()) };
+        let socket = SockRef::from(stream);
+        set_user_timeout(&socket, Some(Duration::from_secs(2)))?;
+        keep_alive(&socket, Duration::from_secs(1), Duration::from_secs(1), 1)
     }
 
     /// As [`watch_carrying`], likewise.

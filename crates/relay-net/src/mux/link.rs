@@ -244,6 +244,23 @@ impl Link {
         self.0.phase.borrow().why_ended()
     }
 
+    /// Asks the peer for a sign of life, and gives whether a byte came within that time. Cancel safe.
+    pub async fn answers(&self, within: Duration) -> bool {
+        /// How often it is looked: this is asked too rarely for every byte to be told.
+        const LOOK_AGAIN: Duration = Duration::from_millis(20);
+        let asked = Instant::now();
+        self.0.state().session.ask();
+        self.0.tell();
+        while asked.elapsed() < within {
+            time::sleep(LOOK_AGAIN).await;
+            let state = self.0.state();
+            if state.over || state.session.last_received() > asked {
+                return !state.over;
+            }
+        }
+        false
+    }
+
     /// Tells the peer that we take no new streams (GoAway 0). Those that live go on.
     pub fn go_away(&self) {
         self.0.state().session.go_away();

@@ -2,7 +2,7 @@
 
 use socket2::{Domain, Protocol, SockAddr, Type};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,6 +29,37 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
             bind((Ipv4Addr::UNSPECIFIED, address.port()).into()).map_err(|_| error)
         }
         result => result,
+    }
+}
+
+/// As [`listen`], and nobody else has the port on the other family's address of the same kind: a user who comes
+/// there by IPv4 or IPv6 must not come to two services.
+///
+/// # Errors
+/// Those of listening; the port is in use when another program has it in either family.
+pub fn listen_alone(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = listen(address)?;
+    let ip: Option<IpAddr> = match address.ip() {
+        IpAddr::V4(v4) if v4.is_unspecified() => Some(Ipv6Addr::UNSPECIFIED.into()),
+        IpAddr::V4(v4) if v4.is_loopback() => Some(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V6(v6) if v6.is_loopback() => Some(Ipv4Addr::LOCALHOST.into()),
+        _ => None,
+    };
+    let Some(other) = ip.map(|ip| SocketAddr::new(ip, address.port())) else { return Ok(listener) };
+    let socket = socket2::Socket::new(Domain::for_address(other), Type::STREAM, Some(Protocol::TCP));
+    // A machine without that family has nobody there.
+    let taken = socket.and_then(|socket| {
+        if other.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        #[cfg(unix)]
+        socket.set_reuse_address(true)?;
+        socket.bind(&SockAddr::from(other))?;
+        socket.listen(1)
+    });
+    match taken {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        _ => Ok(listener),
     }
 }
 

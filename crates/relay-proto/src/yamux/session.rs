@@ -420,6 +420,16 @@ impl Session {
         Some(self.last_received + silence)
     }
 
+    /// Asks the peer for a sign of life now, unless it was asked and has not answered.
+    pub fn ask(&mut self) {
+        self.ping.due |= self.ping.sent.is_none();
+    }
+
+    /// When the last byte arrived.
+    pub fn last_received(&self) -> Instant {
+        self.last_received
+    }
+
     /// Asks a silent peer for a sign of life, and gives it up in the end.
     ///
     /// # Errors

@@ -37,9 +37,7 @@ impl Client {
         match self {
             Self::Anonymous => true,
             Self::Secure(account) => secure && !account.cut.is_cancelled(),
-            Self::Plain(account, seals) => {
-                !account.cut.is_cancelled() && seal.is_some_and(|seal| seals.take(id, seal))
-            }
+            Self::Plain(account, seals) => !account.cut.is_cancelled() && seal.is_some_and(|seal| seals.take(id, seal)),
         }
     }
 }

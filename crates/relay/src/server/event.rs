@@ -42,7 +42,7 @@ pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, control: Sock
                     break lost.to_string();
                 }
             }
-            ready = control.writable(), if !announcements.is_empty() => {
+            ready = control.writable(), if !announcements.is_empty() || control.is_unflushed() => {
                 if let Err(lost) = ready.and_then(|()| announcements.write(&control, &tunnel.relay.tickets)) {
                     break lost.to_string();
                 }
@@ -55,12 +55,7 @@ pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, control: Sock
 }
 
 /// Takes a user from the ticket to the end of its pipe.
-async fn wait(
-    tunnel: Arc<Tunnel>,
-    user: User,
-    ticket: Name<Ticket>,
-    claim: oneshot::Receiver<Claim>,
-) {
+async fn wait(tunnel: Arc<Tunnel>, user: User, ticket: Name<Ticket>, claim: oneshot::Receiver<Claim>) {
     let User { stream: user, address, mut place, stay } = user;
     let claimed = tokio::select! {
         biased;
@@ -124,7 +119,7 @@ impl Announcements {
             }
         }
         if self.lines.is_empty() {
-            return Ok(());
+            return control.flush().map(drop);
         }
         match control.try_write(&self.lines) {
             Ok(written) => drop(self.lines.drain(..written)),

@@ -4,6 +4,8 @@
 //! bounded time what it wants, and hands it to `multiplex`, `pool` or `event`. These own the tunnel
 //! (`tunnel`): its public port, its users, its two lines in the log.
 
+mod belonging;
+mod descriptors;
 mod event;
 mod handshake;
 mod identities;
@@ -15,7 +17,6 @@ mod pool;
 mod ports;
 mod registry;
 mod sources;
-mod tls;
 mod tls;
 mod tunnel;
 mod workers;
@@ -192,6 +193,7 @@ impl Server {
         let mut repeats = interval(REPEATS_EVERY);
         let mut expired = interval(LOOK_FOR_EXPIRED);
         let mut certificates = interval(LOOK_FOR_CERTIFICATES);
+        let mut reserved = relay.ports.changes();
         loop {
             let newcomer = async {
                 relay.pending.settle().await;
@@ -202,6 +204,7 @@ impl Server {
                 _ = repeats.tick() => relay.say_repeats(),
                 _ = expired.tick() => relay.expire(),
                 _ = certificates.tick() => relay.reload_certificates(),
+                Ok(()) = reserved.changed() => relay.note_reservations(),
                 () = &mut shutdown => break,
             }
         }
@@ -217,7 +220,11 @@ impl Server {
             relay.tasks.wait().await;
         }
         relay.say_repeats();
-        info!("relay stopped");
+        if let Err(error) = relay.write_reservations().await {
+            warn!("the reserved ports cannot be written down: {error}");
+        }
+        let bites = std::mem::take(&mut *lock(&relay.bites));
+        info!(limits = ?bites, "relay stopped");
         Ok(())
     }
 }
@@ -307,7 +314,8 @@ impl Relay {
             Some(account) if anonymous.anyone() => account.asker(self.range.lower_half()),
             Some(account) => account.asker(self.range.clone()),
             None => {
-                let all = anonymous.ports.map_or_else(|| self.range.clone(), |(first, last)| PortSet::range(first, last));
+                let all =
+                    anonymous.ports.map_or_else(|| self.range.clone(), |(first, last)| PortSet::range(first, last));
                 Asker { owner: None, may: identities.ports_for_anonymous(&all) }
             }
         }
@@ -344,17 +352,27 @@ impl Relay {
     fn reload_certificates(&self) {
         match self.config.tls.as_ref().map(|tls| tls.reload()) {
             Some(Ok(true)) => info!("the certificate was read again"),
-            Some(Err(error)) => self.say("certificate kept", 0, ([0, 0, 0, 0], 0).into(), &error),
+            Some(Err(error)) => warn!("the certificate of before stays: {error}"),
             Some(Ok(false)) | None => {}
         }
     }
 
-    /// Writes reserved ports down, if they have changed since they were last written.
+    /// Writes reserved ports down.
     async fn write_reservations(&self) -> io::Result<()> {
         let Some(WriteReservations(write)) = self.config.write_reservations.clone() else { return Ok(()) };
         let _alone = self.writing.lock().await;
         let all = self.ports.reservations();
         tokio::task::spawn_blocking(move || write(all)).await.map_err(io::Error::other)?
+    }
+
+    /// Has the reserved ports written down soon: a client that is gone waits for nothing.
+    fn note_reservations(self: &Arc<Self>) {
+        let relay = self.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = relay.write_reservations().await {
+                warn!("the reserved ports cannot be written down: {error}");
+            }
+        });
     }
 
     /// Counts that a limit was met, and says so.

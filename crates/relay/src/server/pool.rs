@@ -18,12 +18,12 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
+use super::belonging::Client;
 use super::matching::{Manner, Matching};
 use super::pending::Place;
 use super::registry::{Name, lock};
 use super::tunnel::{self, PublicPort, Stay, Tunnel};
 use super::{aborted, reset};
-use super::belonging::Client;
 
 /// How often a member is looked at that has said more ahead of its user than is kept.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

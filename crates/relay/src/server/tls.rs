@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use relay_proto::auth::Binding;
@@ -19,6 +19,8 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use sha2::{Digest, Sha256};
+
+use super::registry::lock;
 
 /// The protocol's name for TLS (RFC 7301).
 pub(crate) const ALPN: &[u8] = b"relay/1";
@@ -115,6 +117,8 @@ pub struct Settings {
 /// The relay's side of TLS.
 pub struct Tls {
     current: RwLock<Arc<Generation>>,
+    /// When the files had been changed that were read last, whether or not they could be used.
+    seen: Mutex<Option<[SystemTime; 2]>>,
     files: Option<Files>,
     tls12: bool,
 }
@@ -129,7 +133,6 @@ impl fmt::Debug for Tls {
 pub(super) struct Generation {
     pub(super) config: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
-    changed: Option<[SystemTime; 2]>,
 }
 
 impl Tls {
@@ -139,26 +142,28 @@ impl Tls {
     /// A file cannot be used.
     pub fn new(settings: Settings) -> Result<Self, FileError> {
         let Settings { own, files, tls12 } = settings;
+        let seen = files.as_ref().and_then(Files::changed);
         let current = Generation::new(Arc::new(own), files.as_ref(), tls12)?;
-        Ok(Self { current: RwLock::new(Arc::new(current)), files, tls12 })
+        Ok(Self { current: RwLock::new(Arc::new(current)), seen: Mutex::new(seen), files, tls12 })
     }
 
     pub(super) fn current(&self) -> Arc<Generation> {
         // Nothing panics while it holds the lock.
-        self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Reads the files again if they have changed; gives whether they had. What is alive is not touched.
     ///
     /// # Errors
-    /// They cannot be used; the ones of before go on being shown.
+    /// They cannot be used, which is told once for each change; the ones of before go on being shown.
     pub(super) fn reload(&self) -> Result<bool, FileError> {
-        let before = self.current();
-        let Some(files) = self.files.as_ref().filter(|files| files.changed() != before.changed) else {
+        let Some(files) = &self.files else { return Ok(false) };
+        let changed = files.changed();
+        if std::mem::replace(&mut *lock(&self.seen), changed) == changed {
             return Ok(false);
-        };
-        let next = Generation::new(before.certificates.own.clone(), Some(files), self.tls12)?;
-        *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(next);
+        }
+        let next = Generation::new(self.current().certificates.own.clone(), Some(files), self.tls12)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         Ok(true)
     }
 }
@@ -169,7 +174,6 @@ fn provider() -> CryptoProvider {
 
 impl Generation {
     fn new(own: Arc<Certificate>, files: Option<&Files>, tls12: bool) -> Result<Self, FileError> {
-        let changed = files.and_then(Files::changed);
         let given = files.map(Certificate::from_files).transpose()?;
         let certificates = Arc::new(Certificates { own, given });
         let provider = Arc::new(provider());
@@ -184,7 +188,7 @@ impl Generation {
         config.ticketer = ring::Ticketer::new().unwrap_or_else(|error| unreachable!("no randomness: {error}"));
         // One for a dial-back of now, one for the next.
         config.send_tls13_tickets = 2;
-        Ok(Self { config: Arc::new(config), certificates, changed })
+        Ok(Self { config: Arc::new(config), certificates })
     }
 
     /// What proofs are bound to for a client that asked for that name.
@@ -340,6 +344,7 @@ mod tests {
 
         fs::write(&files.key, "no key").unwrap();
         assert!(tls.reload().is_err());
+        assert!(!tls.reload().unwrap(), "it is told once");
         assert_eq!(bound(&tls.current(), None), second);
     }
 
