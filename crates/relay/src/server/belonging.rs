@@ -92,6 +92,6 @@ mod tests {
         assert!(!window.take(5), "too old");
         assert!(window.take(6) && !window.take(6));
         assert!(window.take(u64::MAX) && !window.take(u64::MAX));
-        assert!(window.used.len() <= WINDOW as usize);
+        assert!(u64::try_from(window.used.len()).unwrap() <= WINDOW);
     }
 }

@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn who_expires_is_cut_off_once() {
-        let soon = SystemTime::now() + Duration::from_secs(60);
+        let soon = SystemTime::now() + Duration::from_mins(1);
         let rights = Rights { expires: Some(soon), ..Rights::default() };
         let all = Identities::new([identity("laptop", 1, rights)]);
         let account = prove(&all, "laptop", 1).unwrap();

@@ -235,12 +235,12 @@ impl Ports {
         let reserved = chosen.map(|port| {
             let standing = Arc::new(Standing::default());
             let before = held.insert(port, Hold::Used(owner.cloned(), standing.clone()));
-            let as_before = match before {
-                Some(Hold::Kept(_, until)) => Some(until),
-                _ => None,
+            let after = match before {
+                Some(Hold::Kept(_, until)) => After::KeptUntil(until),
+                _ => After::Free,
             };
             let owner = asker.owner.clone();
-            ReservedPort { ports: self.clone(), port, standing, owner, as_before: Some(as_before) }
+            ReservedPort { ports: self.clone(), port, standing, owner, after }
         });
         drop(held);
         if owner.is_some() {
@@ -276,8 +276,18 @@ pub(super) struct ReservedPort {
     port: u16,
     standing: Arc<Standing>,
     owner: Option<Owner>,
-    /// Until when it had been kept already when it was taken, if nothing came of it.
-    as_before: Option<Option<Instant>>,
+    after: After,
+}
+
+/// What becomes of a port that is given back.
+#[derive(Clone, Copy, Debug)]
+enum After {
+    /// Nothing came of it: it is nobody's, as before.
+    Free,
+    /// Nothing came of it: it is kept until then, as before.
+    KeptUntil(Instant),
+    /// It was in use: it is kept from then on.
+    Kept,
 }
 
 impl ReservedPort {
@@ -291,14 +301,18 @@ impl ReservedPort {
 
     /// A tunnel stands on it.
     pub(super) fn used(&mut self) {
-        self.as_before = None;
+        self.after = After::Kept;
     }
 }
 
 impl Drop for ReservedPort {
     fn drop(&mut self) {
         let owner = self.owner.as_ref().filter(|owner| !owner.cut.is_cancelled());
-        let until = self.as_before.unwrap_or_else(|| Some(Instant::now() + KEPT_FOR));
+        let until = match self.after {
+            After::Free => None,
+            After::KeptUntil(until) => Some(until),
+            After::Kept => Some(Instant::now() + KEPT_FOR),
+        };
         let mut held = lock(&self.ports.0.held);
         match owner.zip(until) {
             Some((owner, until)) => drop(held.insert(self.port, Hold::Kept(owner.clone(), until))),

@@ -298,8 +298,8 @@ mod tests {
     }
 
     fn asked_for(pin: [u8; 32]) -> String {
-        let hex: String = pin.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{}.{}.pin.invalid", &hex[..32], &hex[32..])
+        let half = |bytes: &[u8]| u128::from_be_bytes(bytes.try_into().unwrap());
+        format!("{:032x}.{:032x}.pin.invalid", half(&pin[..16]), half(&pin[16..]))
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::belonging::Client;
-use super::identities::Counted;
+use super::identities::{Account, Counted};
 use super::pending::{Pending, Place};
 use super::ports::{Ask, Asker, NoPort, ReservedPort};
 use super::registry::lock;
@@ -115,9 +115,9 @@ pub(super) struct User {
 
 /// What a user takes of each limit, until it is gone.
 pub(super) struct Stay {
-    _of_tunnel: OwnedSemaphorePermit,
-    _of_source: Visit,
-    _of_account: Option<Counted>,
+    _room: OwnedSemaphorePermit,
+    _visit: Visit,
+    _counted: Option<Counted>,
 }
 
 impl PublicPort {
@@ -229,7 +229,7 @@ pub(super) struct Tunnel {
     /// Room for more users at once.
     room: Arc<Semaphore>,
     reason: OnceLock<String>,
-    _of_account: Option<Counted>,
+    _counted: Option<Counted>,
 }
 
 impl Tunnel {
@@ -270,7 +270,7 @@ impl Tunnel {
             users: AtomicU64::new(0),
             room: Arc::new(Semaphore::new(relay.limits().users_per_tunnel.min(Semaphore::MAX_PERMITS))),
             reason: OnceLock::new(),
-            _of_account: account.map(|account| account.tunnel()),
+            _counted: account.map(Account::tunnel),
             client,
         };
         Ok((Arc::new(tunnel), public))
@@ -293,18 +293,18 @@ impl Tunnel {
         if self.relay.descriptors.is_reserve(stream) {
             return Err(("descriptors", "the process has no room for more users"));
         }
-        let of_tunnel = self.room.clone().try_acquire_owned();
-        let of_tunnel = of_tunnel.map_err(|_| ("users_per_tunnel", "the tunnel has no room for more users"))?;
-        let of_source = self.relay.sources.enter(address.ip()).map_err(|excess| match excess {
+        let room = self.room.clone().try_acquire_owned();
+        let room = room.map_err(|_| ("users_per_tunnel", "the tunnel has no room for more users"))?;
+        let visit = self.relay.sources.enter(address.ip()).map_err(|excess| match excess {
             Excess::Users => ("users_per_source", "too many users from one source"),
             Excess::Rate => ("new_users_per_second", "users of one source come too fast"),
         })?;
-        let of_account = match self.client.account().map(|account| account.user()) {
+        let counted = match self.client.account().map(Account::user) {
             Some(None) => return Err(("max_users", "the identity has no room for more users")),
             Some(counted) => counted,
             None => None,
         };
-        Ok(Stay { _of_tunnel: of_tunnel, _of_source: of_source, _of_account: of_account })
+        Ok(Stay { _room: room, _visit: visit, _counted: counted })
     }
 
     /// Waits until the tunnel has to take no more users, for a reason of the relay's, and says which. Cancel safe.
