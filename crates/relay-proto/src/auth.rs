@@ -161,6 +161,7 @@ impl std::error::Error for NotBase64 {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::invite::hex;
 
     /// What docs/PROTOCOL.md publishes; made by another program, in Python.
     const SPECIFICATION: &str = include_str!("../../../docs/PROTOCOL.md");
@@ -178,10 +179,6 @@ mod tests {
 
     fn nonce() -> Nonce {
         NONCE.parse().unwrap()
-    }
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     #[test]

@@ -112,8 +112,8 @@ mod tests {
 
     /// What the client says on a connection is as the reader takes it, or is refused as shown.
     fn assert_conversation(lines: &[&str]) {
-        let said: String =
-            lines.iter().filter_map(|line| line.strip_prefix("→ ")).map(|line| format!("{line}\n")).collect();
+        let said: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("→ ")).collect();
+        let said = said.join("\n") + "\n";
         let answers: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("← ")).collect();
         let mut input = said.as_bytes();
         let mut reader = ClientReader::default();
