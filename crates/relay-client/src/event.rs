@@ -60,7 +60,7 @@ async fn claim(ticket: Id, peer: SocketAddr, users: &Users) {
     let claimed = async {
         let mut socket = dial_addr(peer).await?;
         let io_error = |source| Error::Io { relay: users.relay.clone(), source };
-        socket.write_all(Request::EventClaim(ticket).to_string().as_bytes()).await.map_err(io_error)?;
+        socket.write_all(Request::EventClaim(ticket, None).to_string().as_bytes()).await.map_err(io_error)?;
         Ok(socket)
     };
     match claimed.await {

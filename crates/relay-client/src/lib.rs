@@ -27,7 +27,6 @@
 //!  connection.rs  Connection: one user
 //! ```
 
-mod address;
 mod backoff;
 mod connection;
 mod dial;
@@ -39,7 +38,6 @@ mod pool;
 mod stock;
 mod tunnel;
 
-pub use address::{AddressError, DEFAULT_PORT, RelayAddr};
 pub use backoff::Backoff;
 pub use connection::Connection;
 pub use dial::{DIAL_WAIT, DialError, dial, dial_addr};
@@ -47,6 +45,7 @@ pub use error::{Error, Lost};
 pub use event::MAX_DIAL_BACKS;
 pub use listener::{Builder, Event, Events, Listener};
 pub use pool::{MAX_REFUSED, REFUSED_WITHIN};
+pub use relay_proto::address::{AddressError, DEFAULT_PORT, RelayAddr};
 pub use relay_proto::handshake::Protocol;
 pub use stock::{DEFAULT_MEMBERS, MAX_MEMBERS};
 pub use tunnel::ANSWER_WAIT;

@@ -186,7 +186,7 @@ async fn join(peer: SocketAddr, pool: Id, relay: RelayAddr) -> Result<TcpStream,
     let mut member = dial_addr(peer).await?;
     let io_error = |source| Error::Io { relay: relay.clone(), source };
     watch_always_reading(&member).map_err(io_error)?;
-    member.write_all(Request::PoolJoin(pool).to_string().as_bytes()).await.map_err(io_error)?;
+    member.write_all(Request::PoolJoin(pool, None).to_string().as_bytes()).await.map_err(io_error)?;
     Ok(member)
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use relay_net::socket::watch_always_reading;
-use relay_proto::handshake::{Established, EstablishedReader, Protocol, Request};
+use relay_proto::handshake::{AnswerError, AnswerReader, Established, HandshakeError, Protocol, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -94,7 +94,7 @@ async fn ask(socket: &mut TcpStream, relay: &RelayAddr, protocol: Protocol) -> R
         Protocol::Pool => Request::PoolNew,
         Protocol::Event => Request::EventNew,
     };
-    let mut reader = EstablishedReader::new(protocol);
+    let mut reader = AnswerReader::default();
     let mut buffer = [0; 4096];
     socket.write_all(request.to_string().as_bytes()).await.map_err(|error| no_answer(relay, error))?;
     loop {
@@ -103,7 +103,14 @@ async fn ask(socket: &mut TcpStream, relay: &RelayAddr, protocol: Protocol) -> R
             return Err(Error::Unanswered { relay: relay.clone() });
         }
         let mut input = &buffer[..read];
-        let answer = reader.read(&mut input).map_err(|source| Error::Misbehaved { relay: relay.clone(), source })?;
+        let answer = reader.established(protocol, &mut input).map_err(|error| {
+            let source = match error {
+                AnswerError::Misbehaved(source) => source,
+                // Only who begins with `relay/1` is told why not.
+                AnswerError::Refused(refusal) => HandshakeError::Unknown(refusal.code().as_str().into()),
+            };
+            Error::Misbehaved { relay: relay.clone(), source }
+        })?;
         if let Some(answer) = answer {
             return Ok((answer, input.to_vec()));
         }

@@ -12,6 +12,7 @@
 )]
 
 pub mod frames;
+pub mod invite;
 pub mod lines;
 pub mod peers;
 pub mod session;

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use relay_proto::handshake::{Established, HandshakeError, MAX_LINE, Request, RequestReader};
+use relay_proto::handshake::{ClientReader, Established, HandshakeError, MAX_LINE, Request, Said};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -94,7 +94,7 @@ pub(super) async fn greet(relay: Arc<Relay>, stream: TcpStream, peer: SocketAddr
 
 /// Reads the request; gives what arrived after it, too.
 async fn read_request(stream: &TcpStream) -> Result<(Request, Vec<u8>), Refused> {
-    let mut reader = RequestReader::default();
+    let mut reader = ClientReader::default();
     let mut spoke = false;
     loop {
         stream.readable().await.map_err(Refused::Lost)?;
@@ -108,8 +108,13 @@ async fn read_request(stream: &TcpStream) -> Result<(Request, Vec<u8>), Refused>
         };
         spoke = true;
         let mut input = &piece[..read];
-        if let Some(request) = reader.read(&mut input).map_err(Refused::Bad)? {
-            return Ok((request, input.to_vec()));
+        match reader.read(&mut input).map_err(Refused::Bad)? {
+            None => {}
+            Some(Said::Request(request, _)) => return Ok((request, input.to_vec())),
+            Some(said) => {
+                let word = said.to_string().trim_end().into();
+                return Err(Refused::Bad(HandshakeError::Unknown(word)));
+            }
         }
     }
 }
@@ -136,7 +141,7 @@ async fn serve(
             // The client has nothing more to say: what came early is discarded like what comes later.
             tunnel.clone().spawn(event::serve(tunnel, public, stream));
         }
-        Request::EventClaim(id) => {
+        Request::EventClaim(id, _) => {
             let user = relay.tickets.take(&id).ok_or(Refused::NoTicket)?;
             user.send((stream, early)).map_err(|_| Refused::NoTicket)?;
         }
@@ -148,7 +153,7 @@ async fn serve(
             pool.join(stream, peer, early).map_err(|PoolFull| Refused::PoolFull)?;
             tunnel.spawn(pool::serve(pool, public, name));
         }
-        Request::PoolJoin(id) => {
+        Request::PoolJoin(id, _) => {
             let pool = relay.pools.get(&id).ok_or(Refused::NoPool)?;
             pool.join(stream, peer, early).map_err(|PoolFull| Refused::PoolFull)?;
         }

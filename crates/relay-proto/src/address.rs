@@ -64,8 +64,8 @@ impl RelayAddr {
             || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
     }
 
-    /// The same host with another port: where its users connect.
-    pub(crate) fn with_port(&self, port: u16) -> Self {
+    /// The same host with another port, which must not be 0: where its users connect.
+    pub fn with_port(&self, port: u16) -> Self {
         Self { host: self.host.clone(), port }
     }
 }
@@ -90,7 +90,7 @@ impl FromStr for RelayAddr {
             .filter(|&at| input[..at].ends_with(']') || (!input[..at].contains(':') && !input.starts_with('[')));
         let (host, port) = match colon {
             None => (input, Some(DEFAULT_PORT)),
-            Some(at) => (&input[..at], port(&input[at + 1..])),
+            Some(at) => (&input[..at], parse_port(&input[at + 1..])),
         };
         match port {
             _ if input.contains("://") => Err(AddressError { input: input.into(), problem: Problem::Scheme }),
@@ -101,7 +101,7 @@ impl FromStr for RelayAddr {
 }
 
 /// A decimal number from 1 to 65535, without a sign.
-fn port(text: &str) -> Option<u16> {
+pub(crate) fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|&port| port != 0 && text.bytes().all(|b| b.is_ascii_digit()))
 }
 
@@ -112,8 +112,16 @@ pub struct AddressError {
     problem: Problem,
 }
 
+impl AddressError {
+    /// What is wrong, without the text that it is wrong with: that may hold a secret.
+    pub(crate) fn problem(&self) -> Problem {
+        self.problem
+    }
+}
+
+/// What is wrong with an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Problem {
+pub(crate) enum Problem {
     NoHost,
     Host,
     Port,
@@ -122,17 +130,24 @@ enum Problem {
     PortInHost,
 }
 
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoHost => "the host is missing",
+            Self::Host => "the host is neither a name nor an IP address",
+            Self::Port => "the port is not a number from 1 to 65535",
+            Self::Brackets => "an IPv6 address goes in brackets, as in [::1]:7000",
+            Self::Scheme => "only plain HOST:PORT is understood, without a scheme",
+            Self::PortInHost => "a port goes apart from it",
+        })
+    }
+}
+
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let problem = match self.problem {
-            Problem::NoHost => "the host is missing",
-            Problem::Host => "the host is neither a name nor an IP address",
-            Problem::Port => "the port is not a number from 1 to 65535",
-            Problem::Brackets => "an IPv6 address goes in brackets, as in [::1]:7000",
-            Problem::Scheme => "only plain HOST:PORT is understood, without a scheme",
-            Problem::PortInHost => return write!(f, "{:?} is not HOST: a port goes apart from it", self.input),
-        };
-        write!(f, "{:?} is not HOST:PORT: {problem}", self.input)
+        let Self { input, problem } = self;
+        let form = if *problem == Problem::PortInHost { "HOST" } else { "HOST:PORT" };
+        write!(f, "{input:?} is not {form}: {problem}")
     }
 }
 

@@ -1,0 +1,105 @@
+//! What a client may want of a new tunnel.
+
+use std::fmt;
+
+use ipnet::IpNet;
+
+use super::HandshakeError;
+use super::line::words;
+use crate::address::parse_port;
+use crate::network;
+
+/// How many networks a client may allow: with options it narrows, and each user's address is looked up in all.
+pub const MAX_NETWORKS: usize = 64;
+
+/// What a client wants of a new tunnel, behind the word that names the protocol. `Display` writes each option
+/// with a blank before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The public port that it must be: another is of no use to the client. Never 0.
+    pub port: Option<u16>,
+    /// The public port that it had before: another will do. Never 0. Means nothing beside a demand.
+    pub wish: Option<u16>,
+    /// Whom the relay is to let in; everyone when empty. At most [`MAX_NETWORKS`]; when read from the wire they
+    /// are [canonical](network::canonical).
+    pub allow: Vec<IpNet>,
+}
+
+impl Options {
+    /// Takes the options from the words behind the first one.
+    pub(super) fn parse(rest: &str) -> Result<Self, HandshakeError> {
+        let mut options = Self::default();
+        for word in words(rest) {
+            let (key, value) = word.split_once('=').unwrap_or((word, ""));
+            match key {
+                "port" => set(&mut options.port, "port", value)?,
+                "wish" => set(&mut options.wish, "wish", value)?,
+                "allow" if options.allow.len() == MAX_NETWORKS => return Err(HandshakeError::TooManyNetworks),
+                "allow" => options.allow.push(
+                    network::parse(value)
+                        .map_err(|_| HandshakeError::unexpected(word, "allow= and a network such as 10.0.0.0/8"))?,
+                ),
+                _ => return Err(HandshakeError::unknown(key)),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn set(option: &mut Option<u16>, key: &'static str, value: &str) -> Result<(), HandshakeError> {
+    let port = parse_port(value).ok_or_else(|| HandshakeError::unexpected(value, "a port number"))?;
+    if option.replace(port).is_some() { Err(HandshakeError::Repeated(key)) } else { Ok(()) }
+}
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.port.iter().try_for_each(|port| write!(f, " port={port}"))?;
+        self.wish.iter().try_for_each(|port| write!(f, " wish={port}"))?;
+        self.allow.iter().try_for_each(|network| write!(f, " allow={network}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::MAX_REQUEST_LINE;
+
+    #[test]
+    fn options_are_read_as_written() {
+        let text = " port=16379 wish=1 allow=10.0.0.0/8 allow=2001:db8::/32";
+        let options = Options::parse(text).unwrap();
+        assert_eq!((options.port, options.wish, options.allow.len()), (Some(16379), Some(1), 2));
+        assert_eq!(options.to_string(), text);
+        assert_eq!(Options::parse("\t allow=10.1.2.3 \t wish=7 ").unwrap().to_string(), " wish=7 allow=10.1.2.3/32");
+        assert_eq!(Options::parse(""), Ok(Options::default()));
+    }
+
+    #[test]
+    fn what_is_no_option_is_refused() {
+        for (bad, error) in [
+            ("udp", HandshakeError::unknown("udp")),
+            ("ports=1", HandshakeError::unknown("ports")),
+            ("PORT=1", HandshakeError::unknown("PORT")),
+            ("=1", HandshakeError::unknown("")),
+            ("port=1 port=1", HandshakeError::Repeated("port")),
+            ("wish=1 port=1 wish=2", HandshakeError::Repeated("wish")),
+            ("port", HandshakeError::unexpected("", "a port number")),
+            ("port=0", HandshakeError::unexpected("0", "a port number")),
+            ("wish=+1", HandshakeError::unexpected("+1", "a port number")),
+        ] {
+            assert_eq!(Options::parse(bad), Err(error), "{bad}");
+        }
+        for bad in ["allow", "allow=", "allow=10.0.0.0/33", "allow=example.org", "allow=10.0.0.0/8,::/0"] {
+            assert!(matches!(Options::parse(bad), Err(HandshakeError::Unexpected { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_most_networks_fit_a_line() {
+        let network = "2001:0db8:1111:2222:3333:4444:5555:6666/128";
+        let most = format!(" allow={network}").repeat(MAX_NETWORKS);
+        assert_eq!(Options::parse(&most).unwrap().allow.len(), MAX_NETWORKS);
+        assert!(format!("multiplex port=65535 wish=65535{most}\n").len() < MAX_REQUEST_LINE);
+        assert_eq!(Options::parse(&(most + " allow=::/0")), Err(HandshakeError::TooManyNetworks));
+    }
+}
