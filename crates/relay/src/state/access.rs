@@ -33,9 +33,11 @@ mod unix {
         group: u32,
     }
 
-    /// The user's number is 0, with all rights of that.
+    const ROOT: u32 = 0;
+
+    /// Whether we run as root.
     pub(in crate::state) fn is_root() -> bool {
-        geteuid().is_root()
+        geteuid().as_raw() == ROOT
     }
 
     /// Makes a directory, and those above it that are missing, for its owner alone.
@@ -45,6 +47,10 @@ mod unix {
 
     /// That only its owner can read or write it, and that we may: root may use anyone's.
     pub(in crate::state) fn check(found: &fs::Metadata, path: &Path, kind: Kind) -> Result<Owner, StateError> {
+        check_for(geteuid().as_raw(), found, path, kind)
+    }
+
+    fn check_for(user: u32, found: &fs::Metadata, path: &Path, kind: Kind) -> Result<Owner, StateError> {
         let path = path.to_owned();
         let (right_kind, expected, mode) = match kind {
             Kind::Directory => (found.is_dir(), "a directory", 0o700),
@@ -54,7 +60,7 @@ mod unix {
             return Err(StateError::OutOfPlace { path, expected });
         }
         let owner = Owner { user: found.uid(), group: found.gid() };
-        if owner.user != geteuid().as_raw() && !is_root() {
+        if owner.user != user && user != ROOT {
             return Err(StateError::Foreign { path, owner: owner.user });
         }
         if found.mode() & 0o077 != 0 {
@@ -95,6 +101,21 @@ mod unix {
             return Ok(());
         }
         unix_fs::lchown(path, Some(owner.user), Some(owner.group))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_file_of_another_is_refused_but_not_to_root() {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let found = file.as_file().metadata().unwrap();
+            assert!(check_for(found.uid(), &found, file.path(), Kind::File).is_ok());
+            assert!(check_for(ROOT, &found, file.path(), Kind::File).is_ok());
+            let refused = check_for(found.uid() + 1, &found, file.path(), Kind::File).unwrap_err();
+            assert!(matches!(refused, StateError::Foreign { owner, .. } if owner == found.uid()), "{refused}");
+        }
     }
 }
 

@@ -164,7 +164,6 @@ mod server {
 mod client {
     use std::io::{self, BufRead, BufReader, Read, Write};
     use std::os::unix::net::UnixStream;
-    use std::path::Path;
     use std::time::Duration;
 
     use super::{Answer, Directory, Request, SOCKET};

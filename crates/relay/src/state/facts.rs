@@ -3,11 +3,18 @@
 use std::net::{Ipv6Addr, SocketAddr};
 
 use relay_client::DEFAULT_PORT;
+use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use super::file::{self, Document};
 use super::record::Text;
 use super::{Directory, Host, Locked, StateError};
+
+/// The DNS names that a certificate is for, wildcards as they are; none, if it cannot be read.
+pub fn certificate_names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    webpki::EndEntityCert::try_from(certificate)
+        .map_or_else(|_| Vec::new(), |certificate| certificate.valid_dns_names().map(String::from).collect())
+}
 
 /// What the server was last started with, as far as invites need it.
 #[derive(Clone, Debug, PartialEq)]

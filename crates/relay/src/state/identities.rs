@@ -34,10 +34,8 @@ struct Entry {
 pub enum Source {
     /// An invite, kept in the state.
     Invite,
-    /// The configuration file.
+    /// The configuration, or a file of tokens that it names.
     Configuration,
-    /// A file of tokens.
-    TokenFile,
 }
 
 /// As it is kept.
@@ -59,10 +57,7 @@ impl Identities {
     ///
     /// # Errors
     /// The list is damaged or cannot be read.
-    pub fn load(
-        directory: &Directory,
-        configured: impl IntoIterator<Item = (Identity, Source)>,
-    ) -> Result<Self, StateError> {
+    pub fn load(directory: &Directory, configured: impl IntoIterator<Item = Identity>) -> Result<Self, StateError> {
         let mut entries = BTreeMap::new();
         for stored in file::read::<Stored>(directory)?.into_iter().flat_map(|file| file.identity) {
             let identity = Identity::from(stored);
@@ -72,10 +67,10 @@ impl Identities {
                 return Err(StateError::Damaged { path, line: None, remedy: Stored::REMEDY });
             }
         }
-        for (mut identity, source) in configured {
+        for mut identity in configured {
             let stored = entries.remove(&identity.name).and_then(|entry| entry.stored);
             identity.revoked |= stored.as_ref().is_some_and(|stored| stored.revoked);
-            entries.insert(identity.name.clone(), Entry { identity, source, stored });
+            entries.insert(identity.name.clone(), Entry { identity, source: Source::Configuration, stored });
         }
         Ok(Self(entries))
     }
@@ -108,7 +103,7 @@ impl Identities {
             None => {}
             Some(Source::Invite) if replace => {}
             Some(Source::Invite) => return Err(ChangeError::InUse),
-            Some(_) => return Err(ChangeError::Configured),
+            Some(Source::Configuration) => return Err(ChangeError::Configured),
         }
         let entry = Entry { source: Source::Invite, stored: Some(identity.clone()), identity };
         self.change(locked, |entries| drop(entries.insert(entry.identity.name.clone(), entry)))
@@ -196,16 +191,16 @@ pub enum Standing {
 /// An identity as the operator sees it. Its keys in JSON are the fields' names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Listed {
-    name: Text<Name>,
-    state: Standing,
-    source: Source,
-    ports: Option<(u16, u16)>,
-    tunnels: Option<usize>,
-    max_tunnels: usize,
-    users: Option<usize>,
-    max_users: usize,
-    bandwidth: Option<u64>,
-    expires: Option<Text<Moment>>,
+    pub(super) name: Text<Name>,
+    pub(super) state: Standing,
+    pub(super) source: Source,
+    pub(super) ports: Option<(u16, u16)>,
+    pub(super) tunnels: Option<usize>,
+    pub(super) max_tunnels: usize,
+    pub(super) users: Option<usize>,
+    pub(super) max_users: usize,
+    pub(super) bandwidth: Option<u64>,
+    pub(super) expires: Option<Text<Moment>>,
 }
 
 /// Why a list of identities stays as it was.

@@ -14,7 +14,7 @@
 
 mod access;
 mod certificate;
-// pub mod commands;
+pub mod commands;
 mod control;
 mod directory;
 mod error;
@@ -29,7 +29,7 @@ pub use certificate::Certificate;
 pub use control::{Control, Cut, Handler};
 pub use directory::{Directory, Locked};
 pub use error::StateError;
-pub use facts::Facts;
+pub use facts::{Facts, certificate_names};
 pub use host::Host;
 pub use identities::{ChangeError, Identities, Listed, Source, Standing, Usage};
 pub use ports::{Reservation, Reservations};
