@@ -74,3 +74,25 @@ impl Reservations {
         file::write(locked, &Stored { port: reservations.iter().map(port).collect() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::rig::{self, name};
+    use super::*;
+
+    #[test]
+    fn reservations_are_kept() {
+        let place = rig::state();
+        let locked = rig::lock(place.path());
+        assert_eq!(Reservations::load(&locked).unwrap(), []);
+        let until = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+        let reservations = [
+            Reservation { port: 7001, identity: name("a"), until: None },
+            Reservation { port: 65535, identity: name("b"), until: Some(until) },
+        ];
+        Reservations::store(&locked, &reservations).unwrap();
+        assert_eq!(Reservations::load(&locked).unwrap(), reservations);
+    }
+}
