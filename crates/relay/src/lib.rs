@@ -11,5 +11,6 @@ pub mod logs;
 pub mod repeats;
 pub mod server;
 pub mod service;
+pub mod state;
 
 pub use server::{Config, Limits, PortRange, Server};
