@@ -13,6 +13,7 @@ pub mod plan;
 pub mod repeats;
 pub mod server;
 pub mod service;
+pub mod state;
 pub mod target;
 
 pub use server::{Config, Limits, PortRange, Server};

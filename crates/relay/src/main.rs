@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use relay::cli::{self, Command};
 use relay::config::{ConfigError, Configuration};
-use relay::plan::{ForwardPlan, PlanError, ServerPlan};
+use relay::plan::{ForwardPlan, Place, PlanError, ServerPlan};
+use relay::state::commands::{self, CommandError};
 use relay::target::Relay;
 use relay::{Config, PortRange, Server, demo, forward, logs};
 use relay_net::socket;
@@ -96,7 +97,9 @@ fn run(command: Command) -> Result<(), Failure> {
             let plan = ForwardPlan::new(*flags)?;
             let address = plan.relay.address();
             if matches!(plan.relay, Relay::Plain(_)) && !address.is_loopback() {
-                warn!("the connection to {address} is plain text: whoever is on its way can read and change what passes");
+                warn!(
+                    "the connection to {address} is plain text: whoever is on its way can read and change what passes"
+                );
             }
             let config = forward::Config::new(plan.service, address.clone(), plan.protocol);
             let config = forward::Config { bbr: plan.bbr, ..config };
@@ -104,6 +107,18 @@ fn run(command: Command) -> Result<(), Failure> {
             until_signalled(async |shutdown| {
                 forward::run(config, announce, shutdown).await.map_err(|error| error.to_string())
             })
+        }
+        Command::Invite(flags) => {
+            let place = Place::new(flags.place.clone())?;
+            told(commands::invite(&place.context(), &place.wish(&flags), &mut io::stdout(), &mut io::stderr()))
+        }
+        Command::Revoke(flags) => {
+            let place = Place::new(flags.place)?;
+            told(commands::revoke(&place.context(), &flags.name, &mut io::stdout(), &mut io::stderr()))
+        }
+        Command::Identities(flags) => {
+            let place = Place::new(flags.place)?;
+            told(commands::identities(&place.context(), flags.json, &mut io::stdout(), &mut io::stderr()))
         }
         Command::Check(flags) => check(&flags.file),
         Command::Demo => {
@@ -113,6 +128,10 @@ fn run(command: Command) -> Result<(), Failure> {
             })
         }
     }
+}
+
+fn told(ended: Result<(), CommandError>) -> Result<(), Failure> {
+    Ok(ended.map_err(|error| error.to_string())?)
 }
 
 /// Runs until it ends by itself, which the first signal asks for; a second one ends it at once.
@@ -141,7 +160,11 @@ fn until_signalled(
     Ok(ended?)
 }
 
-async fn serve(listen: SocketAddr, mut config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), String> {
+async fn serve(
+    listen: SocketAddr,
+    mut config: Config,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), String> {
     let listener = socket::listen(listen)
         .map_err(|error| format!("cannot listen on {listen}: {error}; {}", listen_hint(error.kind())))?;
     config.threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

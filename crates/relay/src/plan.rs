@@ -8,11 +8,12 @@ use ipnet::IpNet;
 use relay_client::{DEFAULT_PORT, Protocol};
 use tracing::warn;
 
-use crate::cli::{ForwardFlags, ServerFlags};
+use crate::cli::{ForwardFlags, InviteFlags, PlaceFlags, ServerFlags};
 use crate::config::files::{self, Pair};
 use crate::config::{Anonymous, ConfigError, Forwarder, Limits, References, Server, Tls};
-use crate::identity::Identity;
+use crate::identity::{Identity, Rights};
 use crate::service::Service;
+use crate::state::{self, Host};
 use crate::target::Relay;
 
 /// What `relay server` is to do.
@@ -28,8 +29,8 @@ pub struct ServerPlan {
     pub state: Option<PathBuf>,
     /// Serve clients without an identity, from anywhere.
     pub open: bool,
-    /// What invites name as the relay.
-    pub host: Option<String>,
+    /// How clients reach the relay: what invites name.
+    pub host: Option<Host>,
     /// Serve identities and listed networks in plain text, too.
     pub plain_text: bool,
     /// Whether links may change to BBR.
@@ -70,6 +71,53 @@ impl ServerPlan {
             anonymous: file.anonymous,
             limits: file.limits,
             identities: file.identities,
+        }
+    }
+}
+
+/// Which relay `relay invite`, `relay revoke` and `relay identities` are about, by its state and its configuration.
+///
+/// What the configuration refers to is left alone: the tokens in it are the server's to read.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    state: Option<PathBuf>,
+    file: Server,
+}
+
+impl Place {
+    /// From flags and the configuration file that they name.
+    ///
+    /// # Errors
+    /// What is wrong with that file.
+    pub fn new(flags: PlaceFlags) -> Result<Self, ConfigError> {
+        let file = flags.config.as_deref().map(|path| Server::open(path, References::Leave)).transpose()?;
+        let file = file.unwrap_or_default();
+        Ok(Self { state: flags.state.or_else(|| file.state.clone()), file })
+    }
+
+    /// The same, as the commands take it.
+    pub fn context(&self) -> state::commands::Context<'_> {
+        // A certificate that this user may not read was read by the server, which has its names in the state.
+        let chain = self.file.tls.files.as_ref().and_then(|(chain, _)| files::authorities(chain).ok());
+        state::commands::Context {
+            state: self.state.as_deref(),
+            host: self.file.host.clone(),
+            certificate: chain.and_then(|chain| chain.first().map(state::certificate_names)),
+            identities: self.file.identities.clone(),
+        }
+    }
+
+    /// What `relay invite` asks for.
+    pub fn wish(&self, flags: &InviteFlags) -> state::commands::Wish {
+        let default = Rights::default();
+        let max_tunnels = flags.max_tunnels.or(self.file.limits.tunnels_per_identity).unwrap_or(default.max_tunnels);
+        let max_users = flags.max_users.unwrap_or(default.max_users);
+        state::commands::Wish {
+            name: flags.name.clone(),
+            rights: Rights { ports: flags.ports, max_tunnels, max_users, ..default },
+            expires: flags.expires,
+            host: flags.host.clone(),
+            replace: flags.replace,
         }
     }
 }
@@ -117,9 +165,8 @@ impl ForwardPlan {
             usage("the relay is missing: give it after the service, or an invite by --invite-file or RELAY_INVITE")
         })?;
         let service = flags.service.or(file.service.as_ref().map(|service| service.service.clone()));
-        let service = service.ok_or_else(|| {
-            usage("the service is missing: say where it listens, as in relay forward 8080 HOST")
-        })?;
+        let service = service
+            .ok_or_else(|| usage("the service is missing: say where it listens, as in relay forward 8080 HOST"))?;
         let (mode, port, allow) =
             file.service.map_or((None, None, Vec::new()), |service| (service.mode, service.port, service.allow));
 
@@ -151,7 +198,8 @@ fn invite_in(path: &Path) -> Result<Relay, PlanError> {
         let path = path.display();
         warn!("others can read the invite in {path}, and be what it stands for: type `chmod 600 {path}`");
     }
-    let invite = text.parse().map_err(|error| PlanError::Usage(format!("--invite-file: {}: {error}", path.display())))?;
+    let invite =
+        text.parse().map_err(|error| PlanError::Usage(format!("--invite-file: {}: {error}", path.display())))?;
     Ok(Relay::Invite(invite))
 }
 

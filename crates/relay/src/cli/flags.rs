@@ -20,6 +20,7 @@ use super::TEMPLATE;
 use crate::config::values;
 use crate::logs;
 use crate::service::Service;
+use crate::state::Host;
 use crate::target::Relay;
 
 /// Serve as a relay
@@ -132,7 +133,7 @@ pub struct InviteFlags {
     pub place: PlaceFlags,
     /// How clients reach the relay: HOST[:PORT] [default: a guess]
     #[arg(long, env = "RELAY_HOST", hide_env = true)]
-    pub host: Option<String>,
+    pub host: Option<Host>,
     /// The public ports that it may have [default: those of the relay]
     #[arg(long, value_name = "FROM-TO", value_parser = values::port_range)]
     pub ports: Option<(u16, u16)>,

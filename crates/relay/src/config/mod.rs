@@ -23,11 +23,11 @@ mod tests;
 use std::fmt;
 use std::path::Path;
 
-use self::files::text;
-use self::reader::Source;
 pub use self::files::References;
+use self::files::text;
 pub use self::forwarder::{Forwarder, Service};
 pub use self::problem::{ConfigError, Problem};
+use self::reader::Source;
 pub use self::server::{Anonymous, Limits, Server, Tls};
 
 /// Whose configuration a file is.

@@ -238,15 +238,12 @@ impl<'s, 'a> Table<'s, 'a> {
 
     /// A list of texts, each read by `parse`; empty if it is not there. One that is there is never empty: whether
     /// that means all or none is anybody's guess.
-    pub(super) fn list<T, E: Display>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Vec<T> {
+    pub(super) fn list<T, E: Display>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
         let source = self.source;
         let found = self.value(key, &"a list of texts, as in [\"…\", \"…\"]", |value| {
             let texts = value.as_array()?.iter();
-            texts.map(|text| Some(At { line: source.line(&text.span()), value: text.get_ref().as_str()?.to_owned() }))
+            texts
+                .map(|text| Some(At { line: source.line(&text.span()), value: text.get_ref().as_str()?.to_owned() }))
                 .collect::<Option<Vec<_>>>()
         });
         let Some(At { line, value: texts }) = found else { return Vec::new() };
@@ -330,7 +327,8 @@ fn integer(value: &DeValue<'_>) -> Option<Option<i64>> {
 
 fn moment(value: &Datetime) -> Option<SystemTime> {
     let date = value.date?;
-    let (hour, minute, second) = value.time.map_or((0, 0, 0), |time| (time.hour, time.minute, time.second.unwrap_or(0)));
+    let (hour, minute, second) =
+        value.time.map_or((0, 0, 0), |time| (time.hour, time.minute, time.second.unwrap_or(0)));
     let east = match (value.time, value.offset) {
         (None, _) | (_, Some(Offset::Z)) => 0,
         (_, Some(Offset::Custom { minutes })) => minutes,

@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use relay_client::RelayAddr;
 use relay_proto::identity::{IdentityError, Name, Token, Verifier};
 use relay_proto::network;
 
 use super::reader::{At, Source, Table};
 use super::values;
 use crate::identity::{Identity, Rights};
+use crate::state::Host;
 
 /// What a count may be at most: more than any machine serves, few enough to be added up.
 const MAX_COUNT: usize = 100_000_000;
@@ -45,8 +45,8 @@ pub struct Server {
     pub state: Option<PathBuf>,
     /// Serve clients without an identity, from anywhere.
     pub open: Option<bool>,
-    /// What invites name as the relay: `HOST` or `HOST:PORT`.
-    pub host: Option<String>,
+    /// How clients reach the relay: what invites name.
+    pub host: Option<Host>,
     /// Serve identities and listed networks in plain text, too.
     pub plain_text: Option<bool>,
     /// Leave congestion control to the system.
@@ -116,7 +116,8 @@ impl Server {
             bind: root.text("bind", values::address),
             state: root.path("state").map(|path| path.value),
             open: root.flag("open"),
-            host: root.text("host", host),
+            host: root
+                .text("host", |text| text.parse().map_err(|_| "give HOST or HOST:PORT, an IPv6 address in brackets")),
             plain_text: root.flag("plain_text"),
             no_bbr: root.flag("no_bbr"),
             tls: Tls::read(&mut root.table("tls"), source),
@@ -145,11 +146,6 @@ impl Server {
 }
 
 const ONCE: &str = "give each a name of its own";
-
-fn host(text: &str) -> Result<String, &'static str> {
-    let parsed: Result<RelayAddr, _> = text.parse();
-    parsed.map(|_| text.to_owned()).map_err(|_| "give HOST or HOST:PORT, an IPv6 address in brackets")
-}
 
 impl Tls {
     fn read(table: &mut Table<'_, '_>, source: &Source<'_>) -> Self {
@@ -185,10 +181,7 @@ pub(super) fn certificate(
 
 impl Anonymous {
     fn read(table: &mut Table<'_, '_>) -> Self {
-        Self {
-            networks: table.list("networks", network::parse),
-            ports: table.text("ports", values::port_range),
-        }
+        Self { networks: table.list("networks", network::parse), ports: table.text("ports", values::port_range) }
     }
 }
 

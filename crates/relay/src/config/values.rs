@@ -76,12 +76,19 @@ mod tests {
 
     #[test]
     fn bytes_have_units() {
-        for (typed, wanted) in
-            [("1", 1), ("64 MiB", 64 << 20), ("64MiB", 64 << 20), ("10 MB", 10_000_000), ("2kB", 2000), ("1 GiB", 1 << 30)]
-        {
+        for (typed, wanted) in [
+            ("1", 1),
+            ("64 MiB", 64 << 20),
+            ("64MiB", 64 << 20),
+            ("10 MB", 10_000_000),
+            ("2kB", 2000),
+            ("1 GiB", 1 << 30),
+        ] {
             assert_eq!(bytes(typed), Ok(wanted), "{typed}");
         }
-        for bad in ["", "0", "-1", "MiB", "1 mib", "1.5 MB", "18446744073709551615 GiB", "1 MB/s", "99999999999999999999"] {
+        for bad in
+            ["", "0", "-1", "MiB", "1 mib", "1.5 MB", "18446744073709551615 GiB", "1 MB/s", "99999999999999999999"]
+        {
             assert!(bytes(bad).is_err(), "{bad:?}");
         }
     }

@@ -1,0 +1,76 @@
+//! Which public ports are reserved.
+
+use std::time::SystemTime;
+
+use relay_proto::identity::Name;
+use serde::{Deserialize, Serialize};
+
+use super::file::{self, Document};
+use super::record::{Moment, Text};
+use super::{Directory, Locked, StateError};
+
+/// A public port that nobody but one identity gets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reservation {
+    /// The port.
+    pub port: u16,
+    /// Who gets it.
+    pub identity: Name,
+    /// When that ends, kept in whole seconds; `None` while a tunnel uses it.
+    pub until: Option<SystemTime>,
+}
+
+/// The list of reservations that outlives the server.
+#[derive(Debug)]
+pub struct Reservations;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    port: Vec<Port>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Port {
+    port: u16,
+    identity: Text<Name>,
+    /// Without one, a tunnel used it when this was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<Text<Moment>>,
+}
+
+impl Document for Stored {
+    const NAME: &'static str = "ports.toml";
+    const REMEDY: &'static str = "put back a copy of it; without one, move it away: tunnels may then get other ports";
+}
+
+impl Reservations {
+    /// The reservations that were kept last; none, if never any were.
+    ///
+    /// # Errors
+    /// The list is damaged or cannot be read.
+    pub fn load(directory: &Directory) -> Result<Vec<Reservation>, StateError> {
+        let stored = file::read::<Stored>(directory)?.map_or_else(Vec::new, |stored| stored.port);
+        let reservation = |Port { port, identity, until }| Reservation {
+            port,
+            identity: identity.0,
+            until: until.map(|until: Text<Moment>| until.0.0),
+        };
+        Ok(stored.into_iter().map(reservation).collect())
+    }
+
+    /// Keeps these instead of those kept last. Waits for the disk.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn store(locked: &Locked, reservations: &[Reservation]) -> Result<(), StateError> {
+        let port = |reservation: &Reservation| Port {
+            port: reservation.port,
+            identity: Text(reservation.identity.clone()),
+            until: reservation.until.map(|until| Text(Moment(until))),
+        };
+        file::write(locked, &Stored { port: reservations.iter().map(port).collect() })
+    }
+}
