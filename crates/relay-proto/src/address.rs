@@ -115,19 +115,26 @@ pub struct AddressError {
 
 impl AddressError {
     /// What is wrong, without the text that it is wrong with: that may hold a secret.
-    pub(crate) fn problem(&self) -> Problem {
+    pub fn problem(&self) -> Problem {
         self.problem
     }
 }
 
 /// What is wrong with an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Problem {
+#[non_exhaustive]
+pub enum Problem {
+    /// There is none.
     NoHost,
+    /// The host is neither a name nor an address.
     Host,
+    /// The port is no number, or 0.
     Port,
+    /// An IPv6 address without brackets, or brackets around something else.
     Brackets,
+    /// A URL.
     Scheme,
+    /// A port where only a host is taken.
     PortInHost,
 }
 

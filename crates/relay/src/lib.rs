@@ -4,13 +4,16 @@
 //! The program `relay` is a thin shell around this library, so that tests run it in their own process.
 
 pub mod cli;
+pub mod config;
 pub mod demo;
 pub mod forward;
 pub mod identity;
 pub mod logs;
+pub mod plan;
 pub mod repeats;
 pub mod server;
 pub mod service;
 pub mod state;
+pub mod target;
 
 pub use server::{Config, Limits, PortRange, Server};

@@ -4,11 +4,16 @@ use std::fmt::Display;
 use std::future::Future;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use relay::cli::{self, Command};
-use relay::{Config, Server, demo, forward, logs};
+use relay::config::{ConfigError, Configuration};
+use relay::plan::{ForwardPlan, Place, PlanError, ServerPlan};
+use relay::state::commands::{self, CommandError};
+use relay::target::Relay;
+use relay::{Config, PortRange, Server, demo, forward, logs};
 use relay_net::socket;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -19,15 +24,127 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 fn main() -> ExitCode {
     let invocation = cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
     logs::init(&invocation.log);
+    match run(invocation.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let (code, message) = match failure {
+                Failure::Running(message) => (1, message),
+                Failure::Usage(message) => (2, message),
+                Failure::Configuration(error) => (64, error.to_string()),
+            };
+            for line in cli::without_secrets(&message).lines() {
+                let _ = writeln!(io::stderr(), "relay: {line}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why the program ends before it is told to. Each kind has its exit code.
+enum Failure {
+    /// 1: something went wrong on the way.
+    Running(String),
+    /// 2: what was typed, or the environment, is wrong.
+    Usage(String),
+    /// 64: a configuration file is wrong.
+    Configuration(ConfigError),
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self::Running(message)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Configuration(error)
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Usage(message) => Self::Usage(message),
+            PlanError::Configuration(error) => Self::Configuration(error),
+        }
+    }
+}
+
+/// Does what was asked for. All that can be wrong with it is known before a port is opened.
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Original(listen) => {
+            warn!("{}; {}", open_warning(listen), instead(listen));
+            let config = Config { public_address: listen.ip(), ..Config::default() };
+            until_signalled(async |shutdown| serve(listen, config, shutdown).await)
+        }
+        Command::Server(flags) => {
+            let plan = ServerPlan::new(*flags)?;
+            if !plan.open {
+                return Err("a relay that serves only invited clients is not there yet: \
+                            pass --open to serve everyone who connects"
+                    .to_owned()
+                    .into());
+            }
+            warn!("{}", open_warning(plan.listen));
+            let ports = plan.ports.map_or(PortRange::AboveControl, |(first, last)| PortRange::FromTo(first, last));
+            let mut config = Config { ports, public_address: plan.bind, ..Config::default() };
+            config.limits.link.bbr = plan.bbr;
+            until_signalled(async |shutdown| serve(plan.listen, config, shutdown).await)
+        }
+        Command::Forward(flags) => {
+            let plan = ForwardPlan::new(*flags)?;
+            let address = plan.relay.address();
+            if matches!(plan.relay, Relay::Plain(_)) && !address.is_loopback() {
+                warn!(
+                    "the connection to {address} is plain text: whoever is on its way can read and change what passes"
+                );
+            }
+            let config = forward::Config::new(plan.service, address.clone(), plan.protocol);
+            let config = forward::Config { bbr: plan.bbr, ..config };
+            let announce = |address: &_| say(&format_args!("established relay address: {address}"));
+            until_signalled(async |shutdown| {
+                forward::run(config, announce, shutdown).await.map_err(|error| error.to_string())
+            })
+        }
+        Command::Invite(flags) => {
+            let place = Place::new(flags.place.clone())?;
+            told(commands::invite(&place.context(), &place.wish(&flags), &mut io::stdout(), &mut io::stderr()))
+        }
+        Command::Revoke(flags) => {
+            let place = Place::new(flags.place)?;
+            told(commands::revoke(&place.context(), &flags.name, &mut io::stdout(), &mut io::stderr()))
+        }
+        Command::Identities(flags) => {
+            let place = Place::new(flags.place)?;
+            told(commands::identities(&place.context(), flags.json, &mut io::stdout(), &mut io::stderr()))
+        }
+        Command::Check(flags) => check(&flags.file),
+        Command::Demo => {
+            let announce = |url: &str| say(&format_args!("open {url} in a browser; Ctrl-C ends the demo"));
+            until_signalled(async |shutdown| {
+                demo::run(announce, shutdown).await.map_err(|error| format!("the demo failed: {error}"))
+            })
+        }
+    }
+}
+
+fn told(ended: Result<(), CommandError>) -> Result<(), Failure> {
+    Ok(ended.map_err(|error| error.to_string())?)
+}
+
+/// Runs until it ends by itself, which the first signal asks for; a second one ends it at once.
+fn until_signalled(
+    run: impl AsyncFnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) -> Result<(), String>,
+) -> Result<(), Failure> {
     raise_descriptor_limit();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&format_args!("cannot start: {error}")),
-    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
     let ended = runtime.block_on(async {
         let mut signals = signals()?;
         let (first, asked) = tokio::sync::oneshot::channel::<()>();
-        let asked = async { drop(asked.await) };
+        let asked = Box::pin(async { drop(asked.await) });
         let signalled = async {
             signals.recv().await;
             drop(first);
@@ -35,41 +152,30 @@ fn main() -> ExitCode {
             debug!("a second signal: ending at once");
         };
         tokio::select! {
-            ended = run(invocation.command, asked) => ended,
+            ended = run(asked) => ended,
             () = signalled => Ok(()),
         }
     });
     runtime.shutdown_timeout(LAST_WORDS);
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
-    }
+    Ok(ended?)
 }
 
-async fn run(command: Command, shutdown: impl Future<Output = ()> + Send) -> Result<(), String> {
-    match command {
-        Command::Server { listen, ports, bbr, original } => {
-            warn!("{}", open_warning(listen, original));
-            let listener = socket::listen(listen)
-                .map_err(|error| format!("cannot listen on {listen}: {error}; {}", listen_hint(error.kind())))?;
-            let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            let mut config = Config { ports, public_address: listen.ip(), threads, ..Config::default() };
-            config.limits.link.bbr = bbr;
-            Server::run(listener, config, shutdown).await.map_err(|error| error.to_string())
-        }
-        Command::Forward(config) => {
-            let relay = &config.relay;
-            if !relay.is_loopback() {
-                warn!("the connection to {relay} is plain text: whoever is on its way can read and change what passes");
-            }
-            let announce = |address: &_| say(&format_args!("established relay address: {address}"));
-            forward::run(config, announce, shutdown).await.map_err(|error| error.to_string())
-        }
-        Command::Demo => {
-            let announce = |url: &str| say(&format_args!("open {url} in a browser; Ctrl-C ends the demo"));
-            demo::run(announce, shutdown).await.map_err(|error| format!("the demo failed: {error}"))
-        }
-    }
+async fn serve(
+    listen: SocketAddr,
+    mut config: Config,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), String> {
+    let listener = socket::listen(listen)
+        .map_err(|error| format!("cannot listen on {listen}: {error}; {}", listen_hint(error.kind())))?;
+    config.threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Server::run(listener, config, shutdown).await.map_err(|error| error.to_string())
+}
+
+/// `relay check`: every problem on a line of stderr, or what the file is on stdout.
+fn check(file: &Path) -> Result<(), Failure> {
+    let configuration = Configuration::read(file)?;
+    say(&format_args!("{}: ok ({})", file.display(), configuration.kind()));
+    Ok(())
 }
 
 fn listen_hint(kind: io::ErrorKind) -> &'static str {
@@ -81,26 +187,19 @@ fn listen_hint(kind: io::ErrorKind) -> &'static str {
     }
 }
 
-fn open_warning(listen: SocketAddr, original: bool) -> String {
-    let warning = format!("open to everyone: whoever reaches {listen} can open public ports on this machine");
-    if !original {
-        return warning;
-    }
-    let port = listen.port();
-    format!(
-        "{warning}; to choose where and which ports, type: relay server --listen ADDR:{port} --ports FROM-TO --open"
-    )
+fn open_warning(listen: SocketAddr) -> String {
+    format!("open to everyone: whoever reaches {listen} can open public ports on this machine")
+}
+
+/// What to type instead of `relay <PORT>`.
+fn instead(listen: SocketAddr) -> String {
+    format!("to serve only whom you invite, type: relay server --listen {listen}")
 }
 
 /// A line on stdout. That nobody reads it is no reason to end.
 fn say(line: &dyn Display) {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-}
-
-fn failed(error: &dyn Display) -> ExitCode {
-    let _ = writeln!(io::stderr(), "relay: {error}");
-    ExitCode::FAILURE
 }
 
 /// Each signal that asks us to end, from now on.

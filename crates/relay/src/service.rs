@@ -96,13 +96,16 @@ impl FromStr for Service {
     }
 }
 
+/// How a service is named.
+pub(crate) const FORMS: &str = "give a port, host:port (an IPv6 host in brackets) or unix:PATH";
+
 /// A text that names no service. The caller's fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceError(String);
 
 impl fmt::Display for ServiceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is no service: give a port, host:port (an IPv6 host in brackets) or unix:PATH", self.0)
+        write!(f, "{:?} is no service: {FORMS}", self.0)
     }
 }
 

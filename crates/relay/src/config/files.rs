@@ -1,0 +1,150 @@
+//! What a configuration refers to: files and variables of the environment.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+/// The longest file that is read, in bytes. 4 MiB: 60 000 lines of identities, and no device that never ends.
+const MAX_FILE: u64 = 4 * 1024 * 1024;
+
+/// What to do with the files and variables that a configuration refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum References {
+    /// They are read, and what is wrong with them is a problem of the configuration.
+    Read,
+    /// They are left alone: tokens are not known then. For who has no right to read them, or no need.
+    Leave,
+}
+
+impl References {
+    /// What a file holds that nobody else may read.
+    pub(super) fn secret(self, path: &Path) -> Result<Option<String>, String> {
+        match self {
+            Self::Read => secret(path).map(Some),
+            Self::Leave => Ok(None),
+        }
+    }
+
+    /// What a variable holds.
+    pub(super) fn variable(self, name: &str) -> Result<Option<String>, String> {
+        // The system takes no such name, and Rust would panic on some.
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err("no variable of the environment can have that name".into());
+        }
+        match self {
+            Self::Read => match std::env::var(name) {
+                Ok(value) if !value.is_empty() => Ok(Some(value)),
+                Ok(_) | Err(std::env::VarError::NotPresent) => {
+                    Err(format!("the environment has no variable {name:?}: set it for this program"))
+                }
+                Err(_) => Err(format!("the variable {name:?} is not text")),
+            },
+            Self::Leave => Ok(None),
+        }
+    }
+
+    /// Checks a certificate chain and its key.
+    pub(super) fn certificate(self, chain: &Path, key: &Path) -> Result<(), String> {
+        match self {
+            Self::Read => certificate(chain, key).map(drop),
+            Self::Leave => Ok(()),
+        }
+    }
+
+    /// Checks the certificates of authorities.
+    pub(super) fn authorities(self, path: &Path) -> Result<(), String> {
+        match self {
+            Self::Read => authorities(path).map(drop),
+            Self::Leave => Ok(()),
+        }
+    }
+}
+
+/// The text of a file; the error says which file, and what to do.
+pub(crate) fn text(path: &Path) -> Result<String, String> {
+    open(path).and_then(|file| contents(path, file))
+}
+
+/// The same of a file that nobody but its owner and group may read: a group is how service managers and container
+/// platforms hand a secret to a program.
+fn secret(path: &Path) -> Result<String, String> {
+    let file = open(path)?;
+    if is_exposed(path) {
+        let path = path.display();
+        return Err(format!("others may read or change {path}: type `chmod 600 {path}`, and replace what it holds"));
+    }
+    contents(path, file)
+}
+
+/// Whether others may read the file, or more than its owner may change it.
+#[cfg(unix)]
+pub(crate) fn is_exposed(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o027 != 0)
+}
+
+/// Elsewhere access follows from the folder.
+#[cfg(not(unix))]
+pub(crate) fn is_exposed(_: &Path) -> bool {
+    false
+}
+
+fn open(path: &Path) -> Result<File, String> {
+    // Opening a pipe would wait for its writer.
+    let is_pipe = |path: &Path| path.metadata().is_ok_and(|metadata| !metadata.is_file());
+    let file = if is_pipe(path) { Err(io::Error::other("it is no file")) } else { File::open(path) };
+    file.map_err(|error| cannot_read(path, &error))
+}
+
+fn contents(path: &Path, file: File) -> Result<String, String> {
+    let mut text = String::new();
+    let read = file.take(MAX_FILE + 1).read_to_string(&mut text);
+    if read.as_ref().is_ok_and(|&length| length as u64 > MAX_FILE) {
+        return Err(format!("{} has more than {} MiB", path.display(), MAX_FILE >> 20));
+    }
+    read.map(|_| text).map_err(|error| cannot_read(path, &error))
+}
+
+fn cannot_read(path: &Path, error: &io::Error) -> String {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound => "; is the name right?",
+        io::ErrorKind::PermissionDenied => "; let the user that this program runs as read it",
+        io::ErrorKind::InvalidData => "; it must be text in UTF-8",
+        _ => "",
+    };
+    format!("cannot read {}: {error}{hint}", path.display())
+}
+
+/// A certificate chain, the own certificate first, and its key.
+pub(crate) type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// A certificate chain and the key that fits it, both PEM. The key's file must be private.
+pub(crate) fn certificate(chain: &Path, key: &Path) -> Result<Pair, String> {
+    let certificates = authorities(chain)?;
+    let private = PrivateKeyDer::from_pem_slice(secret(key)?.as_bytes()).map_err(|error| not_pem(key, &error))?;
+    CertifiedKey::from_der(certificates.clone(), private.clone_key(), &ring::default_provider()).map_err(|error| {
+        format!("the key {} does not fit the certificate {}: {error}", key.display(), chain.display())
+    })?;
+    Ok((certificates, private))
+}
+
+/// All certificates of a PEM file; never none.
+pub(crate) fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = text(path)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    let all = all.and_then(|all| if all.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(all) });
+    all.map_err(|error| not_pem(path, &error))
+}
+
+fn not_pem(path: &Path, error: &pem::Error) -> String {
+    let problem = match error {
+        pem::Error::NoItemsFound => "nothing of that kind is in it",
+        _ => "it is damaged",
+    };
+    format!("{} is not PEM with a certificate or a key: {problem}", path.display())
+}
