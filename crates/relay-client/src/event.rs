@@ -4,13 +4,12 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use relay_net::socket::Socket;
 use relay_proto::handshake::{Id, LineReader, Request};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::tunnel::Users;
-use crate::{Connection, Error, Lost, dial_addr};
+use crate::{Connection, Lost};
 
 /// How many users are dialled for at once. Beyond it, announcements wait unread: with dials that end
 /// within [`DIAL_WAIT`](crate::DIAL_WAIT), none waits longer.
@@ -26,7 +25,7 @@ pub(crate) struct EventTunnel {
 }
 
 impl EventTunnel {
-    pub(crate) fn new(socket: TcpStream, early: Vec<u8>, peer: SocketAddr) -> Self {
+    pub(crate) fn new(socket: Socket, early: Vec<u8>, peer: SocketAddr) -> Self {
         Self { control: Control { socket, lines: LineReader::default(), unread: early }, peer }
     }
 
@@ -57,13 +56,7 @@ impl EventTunnel {
 /// Dials back for one user. A ticket that has expired, or whose user has left, shows as a connection
 /// that the relay closes.
 async fn claim(ticket: Id, peer: SocketAddr, users: &Users) {
-    let claimed = async {
-        let mut socket = dial_addr(peer).await?;
-        let io_error = |source| Error::Io { relay: users.relay.clone(), source };
-        socket.write_all(Request::EventClaim(ticket, None).to_string().as_bytes()).await.map_err(io_error)?;
-        Ok(socket)
-    };
-    match claimed.await {
+    match users.reach.dial_back(peer, &Request::EventClaim(ticket, None)).await {
         Ok(socket) => users.deliver(Connection::from_socket(socket, Vec::new(), users.live.token())).await,
         Err(cause) => users.events.trouble(cause),
     }
@@ -71,7 +64,7 @@ async fn claim(ticket: Id, peer: SocketAddr, users: &Users) {
 
 /// The connection on which tickets arrive.
 struct Control {
-    socket: TcpStream,
+    socket: Socket,
     lines: LineReader,
     unread: Vec<u8>,
 }
@@ -87,9 +80,10 @@ impl Control {
             if let Some(line) = line {
                 return Id::parse(&line).map_err(Lost::Misbehaved);
             }
-            self.unread.reserve(READ_AHEAD);
-            if self.socket.read_buf(&mut self.unread).await.map_err(Lost::Io)? == 0 {
-                return Err(Lost::Closed);
+            let mut buffer = [0; READ_AHEAD];
+            match self.socket.read(&mut buffer).await.map_err(Lost::Io)? {
+                0 => return Err(Lost::Closed),
+                read => self.unread.extend_from_slice(&buffer[..read]),
             }
         }
     }

@@ -19,12 +19,15 @@
 //!
 //! ```text
 //!  listener.rs    Listener: bind, accept, reconnect, close
-//!  tunnel.rs      the exchange that opens a tunnel, and its three kinds:
+//!  tunnel.rs      a tunnel, and its three kinds:
 //!  multiplex.rs     users come as streams of one link
 //!  event.rs         users are announced, and each is claimed by dialling back
 //!  pool.rs          users take spare connections,
 //!  stock.rs           so many as demand asks for
 //!  connection.rs  Connection: one user
+//!  reach.rs       connections to the relay, with or without
+//!  tls.rs           Tls: which relay is trusted, and who we are
+//!  exchange.rs    the lines that open a tunnel
 //! ```
 
 mod backoff;
@@ -32,20 +35,28 @@ mod connection;
 mod dial;
 mod error;
 mod event;
+mod exchange;
 mod listener;
 mod multiplex;
 mod pool;
+mod reach;
 mod stock;
+mod tls;
 mod tunnel;
 
 pub use backoff::Backoff;
 pub use connection::Connection;
 pub use dial::{DIAL_WAIT, DialError, dial, dial_addr};
-pub use error::{Error, Lost};
+pub use error::{Demand, Error, Lost};
 pub use event::MAX_DIAL_BACKS;
+pub use exchange::RELAY_1_WAIT;
+pub use ipnet::IpNet;
 pub use listener::{Builder, Event, Events, Listener};
 pub use pool::{MAX_REFUSED, REFUSED_WITHIN};
 pub use relay_proto::address::{AddressError, DEFAULT_PORT, RelayAddr};
-pub use relay_proto::handshake::Protocol;
+pub use relay_proto::handshake::{Code, Protocol};
+pub use relay_proto::identity::{Name, Token};
+pub use relay_proto::invite::{Invite, InviteError};
 pub use stock::{DEFAULT_MEMBERS, MAX_MEMBERS};
+pub use tls::{ALPN, ClientCertificate, Tls, TlsSetupError, Trust};
 pub use tunnel::ANSWER_WAIT;
