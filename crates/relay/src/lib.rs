@@ -11,6 +11,7 @@ pub mod identity;
 pub mod logs;
 pub mod plan;
 pub mod repeats;
+pub mod serve;
 pub mod server;
 pub mod service;
 pub mod state;

@@ -13,8 +13,7 @@ use relay::config::{ConfigError, Configuration};
 use relay::plan::{ForwardPlan, Place, PlanError, ServerPlan};
 use relay::state::commands::{self, CommandError};
 use relay::target::Relay;
-use relay::{Config, PortRange, Server, demo, forward, logs};
-use relay_net::socket;
+use relay::{demo, forward, logs, serve};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
@@ -75,23 +74,12 @@ impl From<PlanError> for Failure {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Original(listen) => {
-            warn!("{}; {}", open_warning(listen), instead(listen));
-            let config = Config { public_address: listen.ip(), ..Config::default() };
-            until_signalled(async |shutdown| serve(listen, config, shutdown).await)
+            warn!("{}; {}", serve::open_warning(listen), instead(listen));
+            until_signalled(async |shutdown| said(serve::original(listen, shutdown).await))
         }
         Command::Server(flags) => {
             let plan = ServerPlan::new(*flags)?;
-            if !plan.open {
-                return Err("a relay that serves only invited clients is not there yet: \
-                            pass --open to serve everyone who connects"
-                    .to_owned()
-                    .into());
-            }
-            warn!("{}", open_warning(plan.listen));
-            let ports = plan.ports.map_or(PortRange::AboveControl, |(first, last)| PortRange::FromTo(first, last));
-            let mut config = Config { ports, public_address: plan.bind, ..Config::default() };
-            config.limits.link.bbr = plan.bbr;
-            until_signalled(async |shutdown| serve(plan.listen, config, shutdown).await)
+            until_signalled(async |shutdown| said(serve::run(plan, shutdown).await))
         }
         Command::Forward(flags) => {
             let plan = ForwardPlan::new(*flags)?;
@@ -101,12 +89,9 @@ fn run(command: Command) -> Result<(), Failure> {
                     "the connection to {address} is plain text: whoever is on its way can read and change what passes"
                 );
             }
-            let config = forward::Config::new(plan.service, address.clone(), plan.protocol);
-            let config = forward::Config { bbr: plan.bbr, ..config };
+            let config = plan.config().map_err(|error| error.to_string())?;
             let announce = |address: &_| say(&format_args!("established relay address: {address}"));
-            until_signalled(async |shutdown| {
-                forward::run(config, announce, shutdown).await.map_err(|error| error.to_string())
-            })
+            until_signalled(async |shutdown| said(forward::run(config, announce, shutdown).await))
         }
         Command::Invite(flags) => {
             let place = Place::new(flags.place.clone())?;
@@ -131,7 +116,11 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 fn told(ended: Result<(), CommandError>) -> Result<(), Failure> {
-    Ok(ended.map_err(|error| error.to_string())?)
+    Ok(said(ended)?)
+}
+
+fn said(ended: Result<(), impl Display>) -> Result<(), String> {
+    ended.map_err(|error| error.to_string())
 }
 
 /// Runs until it ends by itself, which the first signal asks for; a second one ends it at once.
@@ -160,35 +149,11 @@ fn until_signalled(
     Ok(ended?)
 }
 
-async fn serve(
-    listen: SocketAddr,
-    mut config: Config,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Result<(), String> {
-    let listener = socket::listen(listen)
-        .map_err(|error| format!("cannot listen on {listen}: {error}; {}", listen_hint(error.kind())))?;
-    config.threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Server::run(listener, config, shutdown).await.map_err(|error| error.to_string())
-}
-
 /// `relay check`: every problem on a line of stderr, or what the file is on stdout.
 fn check(file: &Path) -> Result<(), Failure> {
     let configuration = Configuration::read(file)?;
     say(&format_args!("{}: ok ({})", file.display(), configuration.kind()));
     Ok(())
-}
-
-fn listen_hint(kind: io::ErrorKind) -> &'static str {
-    match kind {
-        io::ErrorKind::AddrInUse => "stop what listens there, or choose another port",
-        io::ErrorKind::AddrNotAvailable => "choose an address of this machine, or [::] for all it has",
-        io::ErrorKind::PermissionDenied => "choose a port from 1024 up, or ask for the right to use this one",
-        _ => "choose another address with --listen ADDR:PORT",
-    }
-}
-
-fn open_warning(listen: SocketAddr) -> String {
-    format!("open to everyone: whoever reaches {listen} can open public ports on this machine")
 }
 
 /// What to type instead of `relay <PORT>`.

@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use relay_client::{DEFAULT_PORT, Protocol};
+use relay_client::{ClientCertificate, DEFAULT_PORT, Protocol, TlsSetupError, Trust};
 use tracing::warn;
 
 use crate::cli::{ForwardFlags, InviteFlags, PlaceFlags, ServerFlags};
-use crate::config::files::{self, Pair};
+use crate::config::files;
 use crate::config::{Anonymous, ConfigError, Forwarder, Limits, References, Server, Tls};
+use crate::forward;
 use crate::identity::{Identity, Rights};
 use crate::service::Service;
 use crate::state::{self, Host};
@@ -135,10 +136,10 @@ pub struct ForwardPlan {
     pub port: Option<u16>,
     /// The networks whose users may come; empty for all.
     pub allow: Vec<IpNet>,
-    /// The authorities that may vouch for the relay; `None` for the system's.
-    pub authorities: Option<Vec<rustls::pki_types::CertificateDer<'static>>>,
-    /// The client's own certificate.
-    pub certificate: Option<Pair>,
+    /// The file of the authorities that may vouch for the relay; `None` for the system's.
+    pub authorities: Option<PathBuf>,
+    /// The files of the client's own certificate, and of its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
     /// Whether the link may change to BBR.
     pub bbr: bool,
 }
@@ -176,18 +177,46 @@ impl ForwardPlan {
             (certificate, key) => certificate.zip(key),
         };
         relay.takes(ca.is_some(), certificate.is_some()).map_err(usage)?;
-        let authorities = ca.as_deref().map(files::authorities).transpose().map_err(PlanError::Usage)?;
-        let certificate = certificate.map(|(chain, key)| files::certificate(&chain, &key));
+        ca.as_deref().map(files::authorities).transpose().map_err(PlanError::Usage)?;
+        let usable = certificate.as_ref().map(|(chain, key)| files::certificate(chain, key));
+        usable.transpose().map_err(PlanError::Usage)?;
         Ok(Self {
             service,
             relay,
             protocol: flags.mode.or(mode).unwrap_or(Protocol::Multiplex),
             port: flags.port.or(port),
             allow: if flags.allow.is_empty() { allow } else { flags.allow },
-            authorities,
-            certificate: certificate.transpose().map_err(PlanError::Usage)?,
+            authorities: ca,
+            certificate,
             bbr: !flags.link.no_bbr.or(file.no_bbr).unwrap_or(false),
         })
+    }
+}
+
+impl ForwardPlan {
+    /// The same, as the forwarder takes it.
+    ///
+    /// # Errors
+    /// TLS cannot be set up: a file cannot be used, or this system trusts nobody.
+    pub fn config(self) -> Result<forward::Config, TlsSetupError> {
+        let by = |trust| match &self.certificate {
+            None => relay_client::Tls::new(trust, None),
+            Some((chain, key)) => {
+                let certificate = ClientCertificate { chain: chain.clone(), key: key.clone() };
+                relay_client::Tls::new(trust, Some(&certificate))
+            }
+        };
+        let authorities = self.authorities.clone().map_or(Trust::System, Trust::CaFile);
+        let address = self.relay.address().clone();
+        let tls = match self.relay {
+            Relay::Plain(_) => None,
+            Relay::Tls(_) => Some(by(authorities)?),
+            Relay::Invite(invite) => {
+                Some(by(invite.pin.map_or(authorities, Trust::Pin))?.identity(invite.name, invite.token))
+            }
+        };
+        let config = forward::Config::new(self.service, address, self.protocol);
+        Ok(forward::Config { tls, port: self.port, allow: self.allow, bbr: self.bbr, ..config })
     }
 }
 

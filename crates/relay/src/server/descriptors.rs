@@ -21,12 +21,16 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
-    pub(super) fn of_this_process() -> Self {
+    /// For users up to a number that the operator has set, else up to their share of what the process may have.
+    pub(super) fn new(for_users: Option<usize>) -> Self {
         #[cfg(unix)]
         let most = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         #[cfg(not(unix))]
         let most = u64::MAX;
-        Self { for_users: share(most, FOR_USERS), for_all: share(most, FOR_ALL) }
+        match for_users.and_then(|count| u64::try_from(count).ok()) {
+            None => Self { for_users: share(most, FOR_USERS), for_all: share(most, FOR_ALL) },
+            Some(count) => Self { for_users: count, for_all: count + most.saturating_sub(count) / 2 },
+        }
     }
 
     /// Whether this connection is one that no user may have.

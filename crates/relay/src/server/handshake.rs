@@ -258,7 +258,7 @@ impl Newcomer {
             return Err(Refused::PlainText);
         }
         if let Some(left) = relay.sources.penalty(self.peer.ip()) {
-            relay.bite("failed_auth");
+            relay.bite("failures_per_source");
             return Err(Refused::Penalised(left));
         }
         let nonce = Nonce::from_random(rand::random());

@@ -22,7 +22,7 @@ pub struct Limits {
     pub handshakes_per_source: usize,
     /// Failed proofs of one source after which it is not heard for a second, and with each more for twice as long,
     /// up to 5 minutes; forgotten 10 minutes after the last. 5: a person tries no more often.
-    pub failed_auth: u32,
+    pub failures_per_source: usize,
     /// How long a connection may always show what it wants before it can be crowded out. 100 ms: a
     /// peer whose lines come with the connection is done by then, however many come at once; so
     /// even a flood that fills the bound is accepted at ten times the bound a second.
@@ -47,9 +47,12 @@ pub struct Limits {
     pub users_per_source: usize,
     /// New users of one source a second, on average over one second. 200: a browser opens six connections to a
     /// site. More are reset at once.
-    pub new_users_per_second: u32,
+    pub new_users_per_source: usize,
     /// Networks that the two above do not concern. This machine: a reverse proxy here stands for all its users.
     pub exempt: Vec<IpNet>,
+    /// The number of open file descriptors from which on users are reset at once; `None` for 90 of a hundred that
+    /// the process may have. Clients are still served in half of the rest.
+    pub descriptors: Option<usize>,
     /// How long a user may always wait before it can be crowded out; until then newcomers wait in
     /// the kernel. 1 s: a client that can serve a burst at all has served some of it by then.
     pub waiting_grace: Duration,
@@ -84,7 +87,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(5),
             pending_handshakes: 1024,
             handshakes_per_source: 256,
-            failed_auth: 5,
+            failures_per_source: 5,
             crowding_grace: Duration::from_millis(100),
             ticket: Duration::from_secs(10),
             stream_wait: Duration::from_secs(10),
@@ -92,12 +95,13 @@ impl Default for Limits {
             waiting_users: 128,
             users_per_tunnel: 16_384,
             users_per_source: 1024,
-            new_users_per_second: 200,
+            new_users_per_source: 200,
             exempt: vec![
                 IpNet::new_assert(Ipv4Addr::new(127, 0, 0, 0).into(), 8),
                 IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), 128),
             ],
             waiting_grace: Duration::from_secs(1),
+            descriptors: None,
             silent: Duration::from_mins(5),
             idle_members: 4096,
             early_bytes: 16 * 1024,

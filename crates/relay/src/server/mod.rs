@@ -273,8 +273,8 @@ impl Relay {
         let limits = &config.limits;
         let allowance = Allowance {
             users: limits.users_per_source,
-            new_users_per_second: limits.new_users_per_second,
-            failures: limits.failed_auth,
+            new_users_per_second: limits.new_users_per_source,
+            failures: limits.failures_per_source,
             exempt: limits.exempt.clone(),
         };
         Ok(Self {
@@ -285,7 +285,7 @@ impl Relay {
             pending: Pending::new(limits.pending_handshakes, limits.crowding_grace),
             waiting: Mutex::default(),
             sources: Sources::new(allowance),
-            descriptors: Descriptors::of_this_process(),
+            descriptors: Descriptors::new(limits.descriptors),
             repeats: Mutex::new(Repeats::new(REPEATS_EVERY)),
             bites: Mutex::default(),
             writing: tokio::sync::Mutex::default(),

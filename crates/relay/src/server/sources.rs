@@ -39,8 +39,8 @@ impl From<IpAddr> for Source {
 #[derive(Clone, Debug)]
 pub(super) struct Allowance {
     pub(super) users: usize,
-    pub(super) new_users_per_second: u32,
-    pub(super) failures: u32,
+    pub(super) new_users_per_second: usize,
+    pub(super) failures: usize,
     /// Networks that this does not concern.
     pub(super) exempt: Vec<IpNet>,
 }
@@ -67,7 +67,7 @@ struct Record {
     users: usize,
     /// When a user who comes at the allowed rate may come; up to a second behind is caught up with.
     next_user: Instant,
-    failures: u32,
+    failures: usize,
     last_failure: Option<Instant>,
 }
 
@@ -77,7 +77,7 @@ impl Record {
     }
 
     /// How long proofs of this source are not looked at.
-    fn penalty(&self, free: u32) -> Duration {
+    fn penalty(&self, free: usize) -> Duration {
         let doublings = self.failures.checked_sub(free.max(1));
         doublings.map_or(Duration::ZERO, |doublings| {
             FIRST_PENALTY.saturating_mul(1 << doublings.min(16)).min(LONGEST_PENALTY)
@@ -107,7 +107,8 @@ impl Sources {
         if record.users >= *users {
             return Err(Excess::Users);
         }
-        let next = record.next_user.max(now) + Duration::from_secs(1) / (*new_users_per_second).max(1);
+        let next = record.next_user.max(now)
+            + Duration::from_secs(1) / u32::try_from(*new_users_per_second).unwrap_or(u32::MAX).max(1);
         if next > now + Duration::from_secs(1) {
             return Err(Excess::Rate);
         }
@@ -177,7 +178,7 @@ impl Drop for Visit {
 mod tests {
     use super::*;
 
-    fn sources(users: usize, new_users_per_second: u32) -> Sources {
+    fn sources(users: usize, new_users_per_second: usize) -> Sources {
         let exempt = vec!["198.51.100.0/24".parse().unwrap()];
         Sources::new(Allowance { users, new_users_per_second, failures: 3, exempt })
     }

@@ -56,9 +56,10 @@ impl Certificate {
         Self::new(chain, key).map_err(|error| wrong(&files.certificate, Problem::Pair(error)))
     }
 
-    /// SHA-256 of the certificate, whole, in DER.
-    pub fn hash(&self) -> [u8; 32] {
-        self.hash
+    /// The relay's own, without those that vouch for it.
+    pub fn der(&self) -> &CertificateDer<'static> {
+        // Checked when it was made.
+        &self.certified.cert[0]
     }
 }
 

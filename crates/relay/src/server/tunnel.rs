@@ -297,7 +297,7 @@ impl Tunnel {
         let room = room.map_err(|_| ("users_per_tunnel", "the tunnel has no room for more users"))?;
         let visit = self.relay.sources.enter(address.ip()).map_err(|excess| match excess {
             Excess::Users => ("users_per_source", "too many users from one source"),
-            Excess::Rate => ("new_users_per_second", "users of one source come too fast"),
+            Excess::Rate => ("new_users_per_source", "users of one source come too fast"),
         })?;
         let counted = match self.client.account().map(Account::user) {
             Some(None) => return Err(("max_users", "the identity has no room for more users")),

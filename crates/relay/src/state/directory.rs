@@ -82,6 +82,11 @@ impl Directory {
         &self.path
     }
 
+    /// Whether a relay has kept a state here.
+    pub fn holds_state(&self) -> bool {
+        self.path.join(FIRST_FILE).symlink_metadata().is_ok()
+    }
+
     /// Holds it, for a server. Blocks the thread, for a second at most.
     ///
     /// # Errors

@@ -74,7 +74,7 @@ async fn why_an_identity_is_refused_only_its_owner_learns() {
     let past = SystemTime::now() - Duration::from_secs(1);
     let old = identity("old", Rights { expires: Some(past), ..Rights::default() });
     let gone = Identity { revoked: true, ..identity("gone", Rights::default()) };
-    let secure = Secure::configured([laptop(), old, gone], |config| config.limits.failed_auth = 100).await;
+    let secure = Secure::configured([laptop(), old, gone], |config| config.limits.failures_per_source = 100).await;
     for (name, known, code) in [
         ("laptop", "other", "denied unknown name or wrong token"),
         ("nobody", "laptop", "denied unknown name or wrong token"),
@@ -89,7 +89,7 @@ async fn why_an_identity_is_refused_only_its_owner_learns() {
 
 #[tokio::test]
 async fn failed_proofs_cost_a_growing_while() {
-    let secure = Secure::configured([laptop()], |config| config.limits.failed_auth = 3).await;
+    let secure = Secure::configured([laptop()], |config| config.limits.failures_per_source = 3).await;
     for _ in 0..3 {
         secure.prove("laptop", "other", "").await.refused("denied").await;
     }
@@ -101,7 +101,7 @@ async fn failed_proofs_cost_a_growing_while() {
 #[tokio::test]
 async fn a_proof_is_good_for_one_connection_and_one_name() {
     let two = identity("lapdog", Rights::default());
-    let secure = Secure::configured([laptop(), two], |config| config.limits.failed_auth = 100).await;
+    let secure = Secure::configured([laptop(), two], |config| config.limits.failures_per_source = 100).await;
     let name = "laptop".parse().unwrap();
 
     let line = secure.say("relay/1\nauth laptop\n").await;
