@@ -6,7 +6,7 @@
 mod error;
 mod session;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,7 +40,7 @@ impl std::fmt::Debug for TlsStream {
 /// client does; to drop it closes the connection.
 ///
 /// # Errors
-/// Whoever is at fault, the client was sent the alert that says so.
+/// Whoever is at fault; the client was sent the alert that says so, if TLS has one and the kernel took it.
 pub async fn accept(tcp: TcpStream, early: Vec<u8>, config: Arc<ServerConfig>) -> Result<TlsStream, TlsError> {
     let server = UnbufferedServerConnection::new(config)?;
     TlsStream::shake_hands(tcp, early, Side::Server(server)).await
@@ -50,7 +50,7 @@ pub async fn accept(tcp: TcpStream, early: Vec<u8>, config: Arc<ServerConfig>) -
 /// it closes the connection.
 ///
 /// # Errors
-/// Whoever is at fault, the server was sent the alert that says so. What the server has against our certificate, or
+/// Whoever is at fault; the server was sent the alert that says so, if TLS has one and the kernel took it. What the server has against our certificate, or
 /// its absence, shows only in the first read: in TLS 1.3 a client is done before the server has seen it.
 pub async fn connect(
     tcp: TcpStream,

@@ -22,7 +22,7 @@ use crate::socket::try_read_out;
 pub(super) const WRITE_MOST: usize = 64 * 1024;
 /// The most ciphertext that is decrypted at once, in bytes. It is also what a handshake message may take, which rustls
 /// limits to 64 KiB, with the heads of the records that it is cut into.
-const READ_MOST: usize = 128 * 1024;
+pub(super) const READ_MOST: usize = 128 * 1024;
 /// The largest record (RFC 5246, 6.2.3), in bytes.
 const RECORD_MOST: usize = 5 + 16 * 1024 + 2048;
 
@@ -226,6 +226,12 @@ impl Session {
             Some(End::Failed(error)) => Some(error.clone()),
             _ => None,
         }
+    }
+
+    /// What the session keeps for bytes that wait, in bytes.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.incoming.capacity() + self.plain.capacity() + self.outgoing.capacity()
     }
 
     /// Whether a read gives something, or says how reading ended, without the connection's help.
