@@ -103,7 +103,8 @@ fn read<P: Parser>(args: &[OsString]) -> Result<P, clap::Error> {
         let all = once(&command).chain(command.get_subcommands()).flat_map(clap::Command::get_arguments);
         let variable = match error.get(ContextKind::InvalidArg) {
             Some(ContextValue::String(option)) => {
-                let long = option.split_whitespace().next().and_then(|word| word.strip_prefix("--"));
+                // `--state <DIR>`, or `--open[=<BOOL>]`.
+                let long = option.split([' ', '[']).next().and_then(|word| word.strip_prefix("--"));
                 all.filter(|arg| arg.get_long() == long).find_map(Arg::get_env)
             }
             _ => None,
@@ -124,8 +125,7 @@ const TEMPLATE: &str = "{about}\n\n{usage-heading} {usage}\n\n{all-args}{after-h
 #[command(name = "relay", version, arg_required_else_help = true, max_term_width = 80, help_template = TEMPLATE)]
 #[command(disable_help_subcommand = true, subcommand_help_heading = "Commands")]
 #[command(after_help = "\
-As the original: relay <PORT>                                   serve everyone
-                 relay --localForwardPort=<PORT> <HOST> <PORT>  forward
+As the original: relay <PORT> | relay --localForwardPort=<PORT> <HOST> <PORT>
 Example: relay server; relay invite laptop       on a machine that all can reach
          relay forward 8080 'relay://laptop:…'   beside the service
 Most options --NAME can be set as RELAY_NAME in the environment, too.")]

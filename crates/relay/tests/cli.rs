@@ -121,9 +121,13 @@ fn wrong_usage_ends_with_2_and_a_sentence_on_stderr() {
         ("70000", "no port"),
         ("1234 5678", "--localForwardPort"),
         ("-localForwardPort=80 host", "<HOST> <PORT>"),
-        ("server", "--open"),
-        ("forward 8080", "RELAY"),
-        ("forward 8080 relay://name:token@host", "without a scheme"),
+        ("forward 8080", "the relay is missing"),
+        ("forward --config /dev/null", "the relay is missing"),
+        ("forward 8080 relay://name:token@host", "a token has 43 characters"),
+        ("forward 8080 host --ca /none", "write the relay as tls://"),
+        ("forward 8080 tls://host --ca /none", "cannot read /none"),
+        ("forward 8080 --invite-file /none", "cannot read /none"),
+        ("invite", "<NAME>"),
     ] {
         let (code, out, err) = ends(line, &[]);
         assert_eq!((code, out.as_str()), (2, ""), "{line}: {err}");
@@ -146,8 +150,6 @@ fn the_environment_stands_in_for_flags() {
     // Kubernetes sets that for a service that is called relay: it is no flag of ours.
     let server = Running::start("server", &[listen, ("RELAY_OPEN", "1"), ("RELAY_PORT", "tcp://10.0.0.1:7000")]);
     server.logs("relay listens");
-    let (code, _, err) = ends("server", &[listen, ("RELAY_OPEN", "no")]);
-    assert_eq!(code, 2, "{err}");
     for (line, name, value) in [
         ("forward 80 host", "RELAY_MODE", "bogus"),
         ("server --open", "RELAY_PORTS", "9-8"),
@@ -176,8 +178,90 @@ fn an_empty_variable_counts_as_unset() {
     server.logs("WARN");
     server.logs("relay listens");
     Running::start(&format!("forward 80 {}", nowhere()), &[("RELAY_MODE", "")]).logs("cannot connect");
-    let (code, _, err) = ends("server", &empty);
-    assert!(code == 2 && err.contains("pass --open"), "{err}");
+}
+
+/// A file that is gone with the test.
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+#[test]
+fn flags_go_before_the_environment_and_that_before_the_file() {
+    let (flag, variable, configured) = (nowhere(), nowhere(), nowhere());
+    let file = file(&format!("listen = \"{configured}\"\nopen = true\n"));
+    let with_file = format!("server --config {}", file.path().display());
+    let listens = |line: &str, environment: &[(&str, &str)], wanted: &str| {
+        Running::start(line, environment).logs(&format!("relay listens address={wanted}"));
+    };
+    listens(&with_file, &[], &configured);
+    listens("server", &[("RELAY_CONFIG", file.path().to_str().unwrap())], &configured);
+    listens(&with_file, &[("RELAY_LISTEN", &variable)], &variable);
+    listens(&format!("{with_file} --listen {flag}"), &[("RELAY_LISTEN", &variable)], &flag);
+}
+
+#[test]
+fn a_wrong_configuration_ends_with_64_and_all_that_is_wrong() {
+    let wrong = file("port = \"1-2\"\nopen = 1\n");
+    let path = wrong.path().display().to_string();
+    for line in [format!("check {path}"), format!("server --config {path}"), format!("invite a --config {path}")] {
+        let (code, out, err) = ends(&line, &[]);
+        assert_eq!((code, out.as_str()), (64, ""), "{line}: {err}");
+        assert!(err.contains(&format!("{path}:1: unknown key `port`; did you mean `ports`?")), "{line}: {err}");
+        assert!(err.contains(&format!("{path}:2: `open` takes true or false")), "{line}: {err}");
+    }
+    for line in ["check /none", "server --config /none", "forward 80 host --config /none"] {
+        let (code, _, err) = ends(line, &[]);
+        assert!(code == 64 && err.contains("cannot read /none"), "{line}: {code} {err}");
+    }
+    let (code, _, err) = ends(&format!("forward 80 host --config {path}"), &[]);
+    assert!(code == 64 && err.contains("belongs into a server's file"), "{code} {err}");
+}
+
+#[test]
+fn a_right_configuration_is_said_to_be_ok() {
+    for (text, kind) in [("open = true", "server"), ("[[service]]\nservice = \"80\"", "forwarder"), ("", "server")] {
+        let file = file(text);
+        let path = file.path().display();
+        let (code, out, err) = ends(&format!("check {path}"), &[]);
+        assert_eq!((code, out, err), (0, format!("{path}: ok ({kind})\n"), String::new()));
+    }
+}
+
+const TOKEN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+
+#[test]
+fn a_malformed_invite_ends_with_2_wherever_it_comes_from_and_is_not_shown() {
+    let invite = format!("relay://laptop:{TOKEN}x@vps.example");
+    let file = file(&invite);
+    let in_file = format!("forward 80 --invite-file {}", file.path().display());
+    for (line, environment) in [
+        (format!("forward 80 {invite}"), vec![]),
+        ("forward 80".into(), vec![("RELAY_INVITE", invite.as_str())]),
+        (in_file, vec![]),
+        (format!("forward 80 --invite-file {invite}"), vec![]),
+        (format!("forward {invite}"), vec![]),
+        (invite.clone(), vec![]),
+        (format!("forward 80 --mode {invite}"), vec![]),
+    ] {
+        let (code, out, err) = ends(&line, &environment);
+        assert_eq!((code, out.as_str()), (2, ""), "{line}: {err}");
+        assert!(!err.contains(&TOKEN[..10]) && !err.contains(&TOKEN[33..]), "{line}: {err}");
+    }
+    let (code, _, err) = ends(&format!("check {TOKEN}"), &[]);
+    assert!(code == 64 && !err.contains(TOKEN), "{err}");
+}
+
+#[test]
+fn invites_are_for_a_relay_that_has_a_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = folder.path().join("none");
+    for command in ["invite laptop", "revoke laptop", "identities"] {
+        let (code, out, err) = ends(&format!("{command} --state {}", none.display()), &[]);
+        assert_eq!((code, out.as_str()), (1, ""), "{command}: {err}");
+        assert!(err.contains("none") && !none.exists(), "{command}: {err}");
+    }
 }
 
 #[test]
@@ -200,6 +284,7 @@ fn open_servers_warn_and_say_what_to_type_instead() {
     let original = Running::start("0", &[]);
     let warning = original.logs("WARN");
     assert!(warning.contains("open to everyone") && warning.contains("relay server --listen"), "{warning}");
+    assert!(warning.contains("whom you invite"), "{warning}");
     let server = Running::start("server --open --listen 127.0.0.1:0", &[]);
     assert!(server.logs("WARN").contains("open to everyone"));
 }

@@ -35,15 +35,16 @@ pub struct ServerFlags {
     /// Where clients connect [default: [::]:7000]
     #[arg(long, value_name = "ADDR:PORT", env = "RELAY_LISTEN", hide_env = true, value_parser = values::listen_address)]
     pub listen: Option<SocketAddr>,
-    /// The public ports to give away [default: 1000 above the control port]
+    /// Public ports [default: 1000 above the control port]
     #[arg(long, value_name = "FROM-TO", env = "RELAY_PORTS", hide_env = true, value_parser = values::port_range)]
     pub ports: Option<(u16, u16)>,
     /// The folder and the configuration file.
     #[command(flatten)]
     pub place: PlaceFlags,
-    /// Serve everyone: whoever reaches it can open public ports on this machine
+    /// Serve everyone, without an invite
     #[arg(long, env = "RELAY_OPEN", hide_env = true, value_parser = BoolishValueParser::new())]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(hide_possible_values = true)]
     pub open: Option<bool>,
     /// How links are driven.
     #[command(flatten)]
@@ -65,15 +66,15 @@ pub struct ForwardFlags {
     /// How users come: multiplex (default), pool or event
     #[arg(long, env = "RELAY_MODE", hide_env = true, value_parser = values::mode)]
     pub mode: Option<Protocol>,
-    /// The public port that it must be [default: a free one]
+    /// The public port that it must be [default: any]
     #[arg(long, value_name = "PUBLIC", env = "RELAY_PUBLIC_PORT", hide_env = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
-    /// A network whose users may come, repeatable [default: everyone]
+    /// Whose users may come, repeatable [default: all]
     #[arg(long, value_name = "CIDR", env = "RELAY_ALLOW", hide_env = true, value_parser = network::parse)]
     #[arg(value_delimiter = ',')]
     pub allow: Vec<IpNet>,
-    /// A file that holds an invite, which an argument would show to others
+    /// A file with the invite: arguments show in `ps`
     #[arg(long, value_name = "FILE", env = "RELAY_INVITE_FILE", hide_env = true, value_parser = Quiet(path))]
     pub invite_file: Option<PathBuf>,
     /// An invite from the environment, `RELAY_INVITE`.
@@ -82,7 +83,7 @@ pub struct ForwardFlags {
     /// A configuration file
     #[arg(long, value_name = "FILE", env = "RELAY_CONFIG", hide_env = true, value_parser = Quiet(path))]
     pub config: Option<PathBuf>,
-    /// tls://: the authorities to trust, PEM [default: the system's]
+    /// tls://: authorities, PEM [default: the system's]
     #[arg(long, value_name = "FILE", env = "RELAY_CA", hide_env = true, value_parser = Quiet(path))]
     pub ca: Option<PathBuf>,
     /// tls://: a client certificate, PEM
@@ -104,6 +105,7 @@ pub struct LinkFlags {
     /// Leave congestion control to the system
     #[arg(long, env = "RELAY_NO_BBR", hide_env = true, value_parser = BoolishValueParser::new())]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(hide_possible_values = true)]
     pub no_bbr: Option<bool>,
 }
 
@@ -131,13 +133,13 @@ pub struct InviteFlags {
     /// Which relay.
     #[command(flatten)]
     pub place: PlaceFlags,
-    /// How clients reach the relay: HOST[:PORT] [default: a guess]
-    #[arg(long, env = "RELAY_HOST", hide_env = true)]
+    /// How clients reach the relay [default: a guess]
+    #[arg(long, value_name = "HOST[:PORT]", env = "RELAY_HOST", hide_env = true)]
     pub host: Option<Host>,
-    /// The public ports that it may have [default: those of the relay]
+    /// The public ports that it may have [default: all]
     #[arg(long, value_name = "FROM-TO", value_parser = values::port_range)]
     pub ports: Option<(u16, u16)>,
-    /// How long it is valid, as in 30d or 12h [default: for ever]
+    /// How long it is valid, as in 30d [default: for ever]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub expires: Option<Duration>,
     /// Tunnels at once
@@ -146,7 +148,7 @@ pub struct InviteFlags {
     /// Users at once
     #[arg(long, value_name = "N", value_parser = count)]
     pub max_users: Option<usize>,
-    /// Take the place of the one of that name, whose token ends
+    /// In place of the one of that name
     #[arg(long)]
     pub replace: bool,
 }
@@ -203,7 +205,7 @@ pub(super) struct LogFlags {
     #[arg(long, global = true, value_name = "FORMAT", env = "RELAY_LOG_FORMAT", hide_env = true)]
     #[arg(default_value = "text", value_parser = log_format)]
     log_format: logs::Format,
-    #[arg(help = "Log more; RELAY_LOG sets a level (error, warn, info, debug, trace)")]
+    #[arg(help = "Log more; RELAY_LOG=LEVEL sets how much")]
     #[arg(short, long, global = true, env = "RELAY_VERBOSE", hide_env = true, value_parser = BoolishValueParser::new())]
     verbose: bool,
     // Not an option, but read and checked with them.

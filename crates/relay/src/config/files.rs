@@ -67,18 +67,26 @@ impl References {
 
 /// The text of a file; the error says which file, and what to do.
 pub(crate) fn text(path: &Path) -> Result<String, String> {
-    open(path).and_then(|file| contents(path, file))
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+    match read {
+        Ok(length) if length as u64 > MAX_FILE => {
+            Err(format!("{} has more than {} MiB", path.display(), MAX_FILE >> 20))
+        }
+        Ok(_) => Ok(text),
+        Err(error) => Err(cannot_read(path, &error)),
+    }
 }
 
 /// The same of a file that nobody but its owner and group may read: a group is how service managers and container
 /// platforms hand a secret to a program.
 fn secret(path: &Path) -> Result<String, String> {
-    let file = open(path)?;
+    let text = text(path)?;
     if is_exposed(path) {
         let path = path.display();
         return Err(format!("others may read or change {path}: type `chmod 600 {path}`, and replace what it holds"));
     }
-    contents(path, file)
+    Ok(text)
 }
 
 /// Whether others may read the file, or more than its owner may change it.
@@ -92,22 +100,6 @@ pub(crate) fn is_exposed(path: &Path) -> bool {
 #[cfg(not(unix))]
 pub(crate) fn is_exposed(_: &Path) -> bool {
     false
-}
-
-fn open(path: &Path) -> Result<File, String> {
-    // Opening a pipe would wait for its writer.
-    let is_pipe = |path: &Path| path.metadata().is_ok_and(|metadata| !metadata.is_file());
-    let file = if is_pipe(path) { Err(io::Error::other("it is no file")) } else { File::open(path) };
-    file.map_err(|error| cannot_read(path, &error))
-}
-
-fn contents(path: &Path, file: File) -> Result<String, String> {
-    let mut text = String::new();
-    let read = file.take(MAX_FILE + 1).read_to_string(&mut text);
-    if read.as_ref().is_ok_and(|&length| length as u64 > MAX_FILE) {
-        return Err(format!("{} has more than {} MiB", path.display(), MAX_FILE >> 20));
-    }
-    read.map(|_| text).map_err(|error| cannot_read(path, &error))
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> String {

@@ -369,7 +369,7 @@ fn a_reference_that_leads_nowhere_is_named() {
     let identity = |line: &str| format!("[[identity]]\nname = \"a\"\n{line}");
     for (text, wanted) in [
         ("identities_file = \"none\"".into(), ":1: `identities_file`: cannot read none: "),
-        ("identities_file = \".\"".into(), "it is no file"),
+        ("identities_file = \".\"".into(), "cannot read "),
         (identity("token_file = \"bad.token\""), ":3: `token_file`: a token has 43 characters"),
         (identity("token_env = \"RELAY_TEST_UNSET\""), "has no variable \"RELAY_TEST_UNSET\": set it"),
         (identity("token_env = \"A=B\""), "no variable of the environment can have that name"),
