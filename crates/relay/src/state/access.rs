@@ -154,7 +154,10 @@ mod elsewhere {
 
     pub(in crate::state) fn open(path: &Path, options: &mut OpenOptions) -> Result<Option<File>, StateError> {
         match options.open(path) {
-            Ok(file) => Ok(Some(file)),
+            Ok(file) => {
+                check(&file.metadata().map_err(StateError::io("read", path))?, path, Kind::File)?;
+                Ok(Some(file))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StateError::io("open", path)(error)),
         }

@@ -48,8 +48,8 @@ enum Flaw {
 }
 
 fn parse<D: DeserializeOwned>(bytes: &[u8]) -> Result<D, Flaw> {
-    let line =
-        |at: usize| Flaw::Line(Some(1 + bytes[..at.min(bytes.len())].iter().filter(|&&byte| byte == b'\n').count()));
+    // Lines count from 1.
+    let line = |at: usize| Flaw::Line(Some(bytes[..at.min(bytes.len())].split(|&byte| byte == b'\n').count()));
     let text = str::from_utf8(bytes).map_err(|error| line(error.valid_up_to()))?;
     // Only this line can be understood in each version to come.
     let (first, rest) = text.split_once('\n').ok_or(Flaw::Line(Some(1)))?;
