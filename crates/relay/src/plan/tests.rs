@@ -13,7 +13,7 @@ fn server(text: &str) -> Server {
 
 fn forwarder(text: &str) -> Forwarder {
     match Configuration::parse(Path::new("/f"), text, Some(Kind::Forwarder), References::Leave) {
-        Ok(Configuration::Forwarder(forwarder)) => forwarder,
+        Ok(Configuration::Forwarder(forwarder)) => *forwarder,
         other => panic!("{other:?}"),
     }
 }
