@@ -4,4 +4,4 @@
 use libfuzzer_sys::fuzz_target;
 use relay_proto::model::lines;
 
-fuzz_target!(|input: ([u8; 4], &[u8])| lines::run(input.1, &input.0));
+fuzz_target!(|input: ([u8; 4], [u8; 8], &[u8])| lines::run(input.2, &input.0, &input.1));

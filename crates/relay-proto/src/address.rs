@@ -65,6 +65,7 @@ impl RelayAddr {
     }
 
     /// The same host with another port, which must not be 0: where its users connect.
+    #[must_use]
     pub fn with_port(&self, port: u16) -> Self {
         Self { host: self.host.clone(), port }
     }

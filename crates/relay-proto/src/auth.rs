@@ -7,7 +7,7 @@
 //! ```
 //!
 //! HMAC is that of RFC 2104 with SHA-256. It is the way of SCRAM (RFC 5802) without the password's stretching,
-//! which 256 random bits do not need. The relay turns the proof back into the ClientKey and compares its hash.
+//! which 256 random bits do not need. The relay turns the proof back into the `ClientKey` and compares its hash.
 
 use std::fmt;
 use std::str::FromStr;
@@ -157,3 +157,111 @@ impl fmt::Display for NotBase64 {
 }
 
 impl std::error::Error for NotBase64 {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::invite::hex;
+
+    /// What docs/PROTOCOL.md publishes; made by another program, in Python.
+    const SPECIFICATION: &str = include_str!("../../../docs/PROTOCOL.md");
+    const TOKEN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+    const NONCE: &str = "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8";
+    const ID: &str = "2C624232CC5D4A1B8F0E93A6D7C0B1E4";
+
+    fn name() -> Name {
+        "laptop".parse().unwrap()
+    }
+
+    fn token() -> Token {
+        TOKEN.parse().unwrap()
+    }
+
+    fn nonce() -> Nonce {
+        NONCE.parse().unwrap()
+    }
+
+    #[test]
+    fn every_value_is_as_published() {
+        let published = |name: &str, value: &str| {
+            let row = format!("| {name} | `{value}` |");
+            assert!(SPECIFICATION.contains(&row), "{row}");
+        };
+        published("token", TOKEN);
+        published("nonce", NONCE);
+        published("ClientKey", &hex(&token().client_key()));
+        published("Verifier", &hex(&token().verifier().0));
+        let id = Id::parse(ID).unwrap();
+        for (case, binding) in [("TLS", Binding::to_certificate(b"certificate")), ("plain text", Binding::None)] {
+            let question = question(&name(), &nonce(), &binding);
+            let key = token().session_key(&name(), &nonce(), &binding);
+            published(&format!("Message, {case}"), &hex(&question));
+            published(&format!("HMAC, {case}"), &hex(&hmac(&token().verifier().0, &question)));
+            published(&format!("Proof, {case}"), &token().prove(&name(), &nonce(), &binding).to_string());
+            published(&format!("SessionKey, {case}"), &hex(&key.0));
+            if binding == Binding::None {
+                published("Seal, count 1", &key.seal(&id, 1).to_string());
+                published("Seal, count 2", &key.seal(&id, 2).to_string());
+            }
+        }
+    }
+
+    #[test]
+    fn a_proof_is_right_for_what_it_was_made_for_alone() {
+        let tls = Binding::to_certificate(b"certificate");
+        let proof = token().prove(&name(), &nonce(), &tls);
+        let verifier = token().verifier();
+        let right = |name: &str, nonce: &Nonce, binding: &Binding, proof: &Proof| {
+            verifier.check(&name.parse().unwrap(), nonce, binding, proof).is_some()
+        };
+        assert!(right("laptop", &nonce(), &tls, &proof));
+        assert!(!right("laptops", &nonce(), &tls, &proof));
+        assert!(!right("laptop", &Nonce::from_random([0; 32]), &tls, &proof));
+        assert!(!right("laptop", &nonce(), &Binding::None, &proof));
+        assert!(!right("laptop", &nonce(), &Binding::to_certificate(b"another"), &proof));
+        for bit in 0..256 {
+            let mut wrong = proof.clone();
+            wrong.0[bit / 8] ^= 1 << (bit % 8);
+            assert!(!right("laptop", &nonce(), &tls, &wrong), "{bit}");
+        }
+        for other in [Token::from_random([0; 32]).verifier(), Verifier::decoy([0; 32])] {
+            assert!(other.check(&name(), &nonce(), &tls, &proof).is_none());
+        }
+    }
+
+    /// The message has no second reading: what ends one field cannot begin the next.
+    #[test]
+    fn fields_do_not_run_into_each_other() {
+        assert_ne!(message("a", &[b"bc", b"d"]), message("a", &[b"b", b"cd"]));
+        assert_ne!(message("a", &[b"b"]), message("ab", &[]));
+    }
+
+    #[test]
+    fn both_sides_have_the_same_key_and_a_seal_is_of_one_id_and_count() {
+        let client = token().session_key(&name(), &nonce(), &Binding::None);
+        let proof = token().prove(&name(), &nonce(), &Binding::None);
+        let relay = token().verifier().check(&name(), &nonce(), &Binding::None, &proof).unwrap();
+        let id = Id::from_random(1);
+        let seal = client.seal(&id, 7);
+        assert!(relay.is_seal(&id, 7, &seal));
+        assert!(!relay.is_seal(&id, 8, &seal) && !relay.is_seal(&Id::from_random(2), 7, &seal));
+        let another = token().session_key(&name(), &Nonce::from_random([0; 32]), &Binding::None);
+        assert!(!another.is_seal(&id, 7, &seal));
+        for bit in 0..256 {
+            let mut wrong = seal.clone();
+            wrong.0[bit / 8] ^= 1 << (bit % 8);
+            assert!(!relay.is_seal(&id, 7, &wrong), "{bit}");
+        }
+        assert_eq!(format!("{relay:?}"), "SessionKey(…)");
+    }
+
+    #[test]
+    fn nonces_and_proofs_have_one_spelling() {
+        let proof = token().prove(&name(), &nonce(), &Binding::None);
+        assert_eq!(proof.to_string().parse(), Ok(proof));
+        assert_eq!(nonce().to_string(), NONCE);
+        for bad in ["", &NONCE[1..], &format!("{NONCE}A"), &NONCE.replace('8', "9"), &"=".repeat(43)] {
+            assert_eq!((bad.parse::<Nonce>(), bad.parse::<Proof>()), (Err(NotBase64), Err(NotBase64)), "{bad}");
+        }
+    }
+}

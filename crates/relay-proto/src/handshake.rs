@@ -108,6 +108,55 @@ impl fmt::Debug for Id {
 mod tests {
     use super::*;
 
+    const SPECIFICATION: &str = include_str!("../../../docs/PROTOCOL.md");
+
+    /// What the client says on a connection is as the reader takes it, or is refused as shown.
+    fn assert_conversation(lines: &[&str]) {
+        let said: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("→ ")).collect();
+        let said = said.join("\n") + "\n";
+        let answers: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("← ")).collect();
+        let mut input = said.as_bytes();
+        let mut reader = ClientReader::default();
+        loop {
+            match reader.read(&mut input) {
+                Ok(Some(Said::Request(..))) => return assert!(input.is_empty(), "{lines:?}"),
+                Ok(said) => assert!(said.is_some(), "unfinished: {lines:?}"),
+                Err(error) => return assert!(answers.contains(&error.refusal().to_string().trim_end()), "{lines:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn transcripts_are_as_specified() {
+        let section = SPECIFICATION.split("\n## ").find(|section| section.starts_with("7. ")).unwrap();
+        let mut conversations = 0;
+        for block in section.split("```").skip(1).step_by(2) {
+            // The link is on the left, a dial-back on the right.
+            let (left, right): (Vec<&str>, Vec<&str>) =
+                block.lines().filter(|line| line.contains(['→', '←'])).partition(|line| !line.starts_with(' '));
+            let mut all = vec![right.into_iter().map(str::trim_start).collect()];
+            for line in left {
+                if line == "→ relay/1" {
+                    all.push(Vec::new());
+                }
+                all.last_mut().unwrap().push(line);
+            }
+            for lines in all.iter().filter(|lines| !lines.is_empty()) {
+                assert_conversation(lines);
+                conversations += 1;
+            }
+        }
+        assert_eq!(conversations, 11);
+    }
+
+    #[test]
+    fn codes_are_as_specified() {
+        for code in Code::KNOWN {
+            let row = format!("| `{code}` | {} |", if code.is_temporary() { "temporary" } else { "final" });
+            assert!(SPECIFICATION.contains(&row), "{row}");
+        }
+    }
+
     #[test]
     fn ids_are_32_digits_and_hidden_in_logs() {
         let id = Id::from_random(0xAB_CDEF);

@@ -84,14 +84,15 @@ fn pin(query: &str) -> Result<[u8; 32], InviteError> {
     parse_hex(digits).ok_or(InviteError::Pin)
 }
 
-/// 64 lower-case hexadecimal digits.
-fn hex(bytes: &[u8; 32]) -> String {
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut digits, byte| {
         let _ = write!(digits, "{byte:02x}");
         digits
     })
 }
 
+/// 64 lower-case hexadecimal digits.
 fn parse_hex(digits: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
     for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks(2)) {

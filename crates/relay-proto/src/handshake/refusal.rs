@@ -175,9 +175,9 @@ fn harmless(text: &str, limit: usize) -> Box<str> {
     for c in text.chars() {
         // These are escaped only where quotes are around.
         if matches!(c, '"' | '\'' | '\\') {
-            shown.push(c)
+            shown.push(c);
         } else {
-            shown.extend(c.escape_debug())
+            shown.extend(c.escape_debug());
         }
         if shown.len() > limit {
             shown.truncate(shown.floor_char_boundary(limit - CUT.len_utf8()));
