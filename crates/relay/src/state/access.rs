@@ -6,7 +6,7 @@ use std::path::Path;
 use super::StateError;
 
 #[cfg(unix)]
-pub(super) use unix::{Owner, check, give, give_path, is_root, make, open};
+pub(super) use unix::{Owner, check, close, give, give_path, is_root, make, open};
 
 /// What of the state is looked at.
 #[derive(Clone, Copy)]
@@ -18,7 +18,7 @@ pub(super) enum Kind {
 #[cfg(unix)]
 mod unix {
     use std::io;
-    use std::os::unix::fs::{self as unix_fs, DirBuilderExt, MetadataExt, OpenOptionsExt};
+    use std::os::unix::fs::{self as unix_fs, DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 
     use rustix::fs::OFlags;
     use rustix::io::Errno;
@@ -43,6 +43,11 @@ mod unix {
     /// Makes a directory, and those above it that are missing, for its owner alone.
     pub(in crate::state) fn make(path: &Path) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    }
+
+    /// Takes from all but its owner what they may do with a directory.
+    pub(in crate::state) fn close(path: &Path) -> io::Result<()> {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
     }
 
     /// That only its owner can read or write it, and that we may: root may use anyone's.
@@ -120,7 +125,7 @@ mod unix {
 }
 
 #[cfg(not(unix))]
-pub(super) use elsewhere::{Owner, check, give, is_root, make, open};
+pub(super) use elsewhere::{Owner, check, close, give, is_root, make, open};
 
 #[cfg(not(unix))]
 mod elsewhere {
@@ -149,10 +154,18 @@ mod elsewhere {
 
     pub(in crate::state) fn open(path: &Path, options: &mut OpenOptions) -> Result<Option<File>, StateError> {
         match options.open(path) {
-            Ok(file) => Ok(Some(file)),
+            Ok(file) => {
+                check(&file.metadata().map_err(StateError::io("read", path))?, path, Kind::File)?;
+                Ok(Some(file))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StateError::io("open", path)(error)),
         }
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "it can fail where files have modes")]
+    pub(in crate::state) fn close(_: &Path) -> io::Result<()> {
+        Ok(())
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "it can fail where files have owners")]

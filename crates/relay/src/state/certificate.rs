@@ -98,3 +98,46 @@ fn make() -> Result<Stored, rcgen::Error> {
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     Ok(Stored { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::rig;
+    use super::*;
+
+    #[test]
+    fn it_is_made_once() {
+        let place = tempfile::tempdir().unwrap();
+        let locked = rig::lock(place.path());
+        assert!(Certificate::load(&locked).unwrap().is_none());
+        let made = Certificate::load_or_make(&locked).unwrap();
+        let again = Certificate::load_or_make(&locked).unwrap();
+        assert_eq!((made.der(), made.pin(), made.key()), (again.der(), again.pin(), again.key()));
+        assert_eq!(made.pin()[..], Sha256::digest(made.der())[..]);
+        assert_eq!(super::super::certificate_names(&made.der()), ["relay"]);
+        // Its end, as ASN.1 has it.
+        assert!(made.der().windows(15).any(|bytes| bytes == b"99991231235959Z"));
+        let shown = format!("{made:?}");
+        let key = made.key();
+        let secret = format!("{:?}", key.secret_der());
+        assert!(!shown.contains(&secret[1..40]), "{shown}");
+    }
+
+    #[test]
+    fn one_that_has_lost_its_key_is_refused_and_kept() {
+        let (one, other) = (rig::state(), rig::state());
+        let read = |place: &tempfile::TempDir| fs::read_to_string(place.path().join(FILE)).unwrap();
+        let (mine, theirs) = (read(&one), read(&other));
+        let key = |text: &str| text[text.find("key = ").unwrap()..].to_owned();
+        for damaged in
+            [mine.replace(&key(&mine), &key(&theirs)), mine.replace("BEGIN PRIVATE", "BEGIN"), mine.replace("MI", "M!")]
+        {
+            assert_ne!(damaged, mine);
+            fs::write(one.path().join(FILE), &damaged).unwrap();
+            let error = Certificate::load_or_make(&rig::lock(one.path())).unwrap_err();
+            assert!(matches!(error, StateError::Damaged { .. }), "{error}");
+            assert_eq!(read(&one), damaged);
+        }
+    }
+}

@@ -94,7 +94,7 @@ mod server {
 
     /// Connections served at once. Commands are typed by people, or run one after the other by their scripts; more
     /// wait in the kernel.
-    const MAX_CONNECTIONS: usize = 8;
+    pub(super) const MAX_CONNECTIONS: usize = 8;
     /// How long a request may take to arrive, and an answer to be taken.
     const DEADLINE: Duration = Duration::from_secs(5);
     /// The longest request in bytes. An identity with 64 networks takes some 4 000.
@@ -232,5 +232,120 @@ mod elsewhere {
 
     pub(in crate::state) fn ask(_: &Directory, _: &Request) -> io::Result<Option<Answer>> {
         Ok(None)
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::time::{Duration, Instant};
+
+    use super::super::rig::{self, identity, name};
+    use super::*;
+
+    fn add(text: &str) -> Request {
+        Request::Add { identity: Record::from(&identity(text)), replace: false }
+    }
+
+    #[test]
+    fn what_the_server_answers_is_done() {
+        let place = tempfile::tempdir().unwrap();
+        let (_runtime, relay) = rig::serve(place.path(), Vec::new());
+        let ask = |request| ask(&relay.locked, &request).unwrap().unwrap();
+        assert!(matches!(ask(add("a")), Answer::Done(_)));
+        assert_eq!(relay.identities.lock().unwrap().get(&name("a")), Some(&identity("a")));
+        assert!(matches!(ask(add("a")), Answer::Refused(ChangeError::InUse)));
+        let Answer::Identities(listed) = ask(Request::List) else { panic!() };
+        assert_eq!(listed, relay.list());
+        assert!(matches!(ask(Request::Revoke { name: Text(name("a")) }), Answer::Done(Cut { links: 2, users: 3 })));
+        assert!(relay.identities.lock().unwrap().get(&name("a")).unwrap().revoked);
+        assert!(matches!(ask(Request::Revoke { name: Text(name("b")) }), Answer::Refused(ChangeError::Unknown)));
+    }
+
+    #[test]
+    fn a_long_list_comes_whole() {
+        let place = tempfile::tempdir().unwrap();
+        let all = (0..5000).map(|number| identity(&format!("name-{number}"))).collect();
+        let (_runtime, relay) = rig::serve(place.path(), all);
+        let Some(Answer::Identities(listed)) = ask(&relay.locked, &Request::List).unwrap() else { panic!() };
+        assert_eq!(listed.len(), 5000);
+    }
+
+    #[test]
+    fn a_socket_that_nobody_serves_is_replaced() {
+        let place = tempfile::tempdir().unwrap();
+        drop(rig::serve(place.path(), Vec::new()));
+        let directory = Directory::make(Some(place.path())).unwrap();
+        assert!(place.path().join(SOCKET).exists());
+        assert!(ask(&directory, &Request::List).unwrap().is_none());
+        let (_runtime, relay) = rig::serve(place.path(), Vec::new());
+        assert!(ask(&relay.locked, &Request::List).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_for_a_socket_is_said() {
+        let place = tempfile::tempdir().unwrap();
+        let locked = rig::lock(&place.path().join("x".repeat(100)));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let error = runtime.block_on(async { Control::bind(&locked) }).unwrap_err().to_string();
+        assert!(error.ends_with("choose a shorter path with --state DIR"), "{error}");
+    }
+
+    #[test]
+    fn a_server_that_breaks_off_has_not_answered() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = Directory::make(Some(place.path())).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(place.path().join(SOCKET)).unwrap();
+        for answer in ["", "\"not-under", "{}\n", "\n"] {
+            std::thread::scope(|scope| {
+                let asked = scope.spawn(|| ask(&directory, &Request::List));
+                let mut server = listener.accept().unwrap().0;
+                std::io::BufRead::read_line(&mut std::io::BufReader::new(&server), &mut String::new()).unwrap();
+                server.write_all(answer.as_bytes()).unwrap();
+                drop(server);
+                assert!(asked.join().unwrap().is_err(), "{answer:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn bad_peers_harm_nobody() {
+        let place = tempfile::tempdir().unwrap();
+        let (_runtime, relay) = rig::serve(place.path(), Vec::new());
+        let connect = || UnixStream::connect(place.path().join(SOCKET)).unwrap();
+        let mut answer = String::new();
+        for line in
+            ["\n", "{}\n", "{\"add\":{}}\n", "\"list\"x\n", "{\"revoke\":{\"name\":\"\\u001b[1m\"}}\n", "[[[[\n"]
+        {
+            let mut peer = connect();
+            peer.write_all(line.as_bytes()).unwrap();
+            answer.clear();
+            peer.read_to_string(&mut answer).unwrap();
+            assert_eq!(answer, "\"not-understood\"\n", "{line:?}");
+        }
+        let mut peer = connect();
+        peer.write_all(b"\xff\xfe\n").unwrap();
+        // One that never ends its line is read no further than the longest request.
+        let mut endless = connect();
+        assert!(endless.write_all(&vec![b'['; 1 << 20]).is_err());
+        drop(connect());
+        // One that says nothing: others are served meanwhile.
+        let silent = connect();
+        let began = Instant::now();
+        assert!(ask(&relay.locked, &add("a")).unwrap().is_some());
+        assert!(began.elapsed() < Duration::from_secs(5), "somebody was waited for");
+        drop(silent);
+        assert!(relay.identities.lock().unwrap().get(&name("a")).is_some());
+    }
+
+    #[test]
+    fn when_all_are_silent_others_are_served_in_the_end() {
+        let place = tempfile::tempdir().unwrap();
+        let (_runtime, relay) = rig::serve(place.path(), Vec::new());
+        let silent: Vec<_> =
+            (0..server::MAX_CONNECTIONS).map(|_| UnixStream::connect(place.path().join(SOCKET)).unwrap()).collect();
+        assert!(ask(&relay.locked, &Request::List).is_ok_and(|answer| answer.is_some()));
+        drop(silent);
     }
 }

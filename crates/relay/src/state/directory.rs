@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::access::{self, Kind, Owner};
+use super::StateError;
+use super::access::{self, Kind, Owner, is_root};
 use super::certificate::FILE as FIRST_FILE;
 use super::file::UNFINISHED;
-use super::{StateError, access::is_root};
 
 /// Where root's relay keeps its state, and the unit of systemd.
 const OF_THE_SYSTEM: &str = "/var/lib/relay";
@@ -37,7 +37,8 @@ pub struct Locked {
 
 impl Directory {
     /// The directory for a server: the one named, else `$STATE_DIRECTORY` (systemd's), else `/var/lib/relay` for
-    /// root, else `relay` in the user's state directory (XDG Base Directory Specification). Makes it if it is missing.
+    /// root, else `relay` in the user's state directory (XDG Base Directory Specification). Makes it if it is missing,
+    /// and closes it to others while it is empty: there was nothing to read.
     ///
     /// # Errors
     /// There is no such place, it cannot be made, or others may use it.
@@ -47,7 +48,15 @@ impl Directory {
             None => Places::of_process().of_server()?,
         };
         access::make(&path).map_err(StateError::io("make", &path))?;
-        Self::open(path)
+        match Self::open(path.clone()) {
+            Err(StateError::Exposed { .. })
+                if fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none()) =>
+            {
+                access::close(&path).map_err(StateError::io("close to others", &path))?;
+                Self::open(path)
+            }
+            opened => opened,
+        }
     }
 
     /// The directory for a command: the one named, else the only one of those places that holds a relay's state.
@@ -71,6 +80,11 @@ impl Directory {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether no relay has kept a state in it yet.
+    pub fn is_new(&self) -> bool {
+        fs::symlink_metadata(self.path.join(FIRST_FILE)).is_err()
     }
 
     /// Holds it, for a server. Blocks the thread, for a second at most.
@@ -185,13 +199,10 @@ impl Places {
         }
     }
 
-    /// The first of several, which systemd separates by colons.
+    /// The first of several: systemd separates them as those of a `PATH`.
     fn given(&self) -> Option<PathBuf> {
-        let given = self.given.as_ref()?.to_str().map_or_else(
-            || self.given.clone(),
-            |text| text.split(':').next().map(OsString::from), // a path that is not UTF-8 is one
-        )?;
-        (!given.is_empty()).then(|| given.into())
+        let first = std::env::split_paths(self.given.as_ref()?).next()?;
+        (!first.as_os_str().is_empty()).then_some(first)
     }
 
     fn of_user(&self) -> Option<PathBuf> {
@@ -209,5 +220,169 @@ impl Places {
     /// For commands, which may be another user's than the server: they say so of a place they cannot look into.
     fn all(&self) -> Vec<PathBuf> {
         [self.given(), Some(OF_THE_SYSTEM.into()), self.of_user()].into_iter().flatten().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rig;
+    use super::*;
+
+    fn places(given: Option<&str>, state_home: Option<&str>, home: Option<&str>, root: bool) -> Places {
+        Places {
+            given: given.map(Into::into),
+            state_home: state_home.map(Into::into),
+            home: home.map(Into::into),
+            root,
+        }
+    }
+
+    #[test]
+    fn a_server_takes_the_first_place_that_is_its_own() {
+        for (places, expected) in [
+            (places(Some("/given"), Some("/xdg"), Some("/home"), true), "/given"),
+            (places(Some("/given:/more"), None, None, false), "/given"),
+            (places(None, Some("/xdg"), Some("/home"), true), OF_THE_SYSTEM),
+            (places(Some(""), Some("/xdg"), Some("/home"), false), "/xdg/relay"),
+            (places(None, Some("relative"), Some("/home"), false), "/home/.local/state/relay"),
+            (places(None, None, Some("/home"), false), "/home/.local/state/relay"),
+        ] {
+            assert_eq!(places.of_server().unwrap(), Path::new(expected));
+        }
+        let error = places(None, None, None, false).of_server().unwrap_err();
+        assert!(matches!(error, StateError::NoPlace), "{error}");
+    }
+
+    #[test]
+    fn a_command_uses_the_only_state_there_is() {
+        let (one, other, empty) = (rig::state(), rig::state(), tempfile::tempdir().unwrap());
+        let paths = |places: &[&tempfile::TempDir]| places.iter().map(|place| place.path().into()).collect::<Vec<_>>();
+        let found = search(&paths(&[&empty, &one]), false).unwrap();
+        assert_eq!((found.path(), found.is_new()), (one.path(), false));
+        assert_eq!(search(&paths(&[&one, &one]), false).unwrap().path(), one.path());
+
+        let several = search(&paths(&[&one, &empty, &other]), false).unwrap_err().to_string();
+        let (first, second) = (one.path().display(), other.path().display());
+        assert_eq!(
+            several,
+            format!("relays have kept states in {first} and {second}: name the right one with --state DIR")
+        );
+        let none = search(&paths(&[&empty]), false).unwrap_err().to_string();
+        assert!(
+            none.contains(&*empty.path().to_string_lossy()) && none.contains("start `relay server` first"),
+            "{none}"
+        );
+        assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_command_makes_no_directory() {
+        let place = tempfile::tempdir().unwrap();
+        let missing = place.path().join("missing");
+        let error = Directory::find(Some(&missing)).unwrap_err().to_string();
+        assert!(error.contains(&format!("`relay server --state {}`", missing.display())), "{error}");
+        assert!(!missing.exists());
+    }
+
+    #[test]
+    fn two_servers_never_share_a_directory() {
+        let place = tempfile::tempdir().unwrap();
+        let first = rig::lock(place.path());
+        assert!(first.is_new());
+        let directory = Directory::make(Some(place.path())).unwrap();
+        assert!(directory.is_locked().unwrap());
+        let error = directory.clone().lock().unwrap_err();
+        assert!(matches!(error, StateError::InUse { .. }), "{error}");
+        drop(first);
+        assert!(!directory.is_locked().unwrap());
+        directory.lock().unwrap();
+    }
+
+    #[cfg(unix)]
+    mod permissions {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+
+        use super::*;
+        use crate::state::{Certificate, Identities};
+
+        fn allow(path: &Path, mode: u32) {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+
+        #[test]
+        fn what_is_made_is_for_its_owner_alone() {
+            let place = tempfile::tempdir().unwrap();
+            let path = place.path().join("a/b");
+            let (_runtime, relay) = rig::serve(&path, Vec::new());
+            Certificate::load_or_make(&relay.locked).unwrap();
+            for made in [&path, path.parent().unwrap()] {
+                assert_eq!(fs::metadata(made).unwrap().mode() & 0o777, 0o700);
+            }
+            let files: Vec<_> = fs::read_dir(&path).unwrap().map(Result::unwrap).collect();
+            assert_eq!(files.len(), 3, "{files:?}");
+            for file in files {
+                assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600, "{file:?}");
+            }
+        }
+
+        #[test]
+        fn an_empty_directory_is_closed_to_others() {
+            let place = tempfile::tempdir().unwrap();
+            allow(place.path(), 0o755);
+            Directory::find(Some(place.path())).unwrap_err();
+            assert_eq!(fs::metadata(place.path()).unwrap().mode() & 0o777, 0o755);
+            Directory::make(Some(place.path())).unwrap();
+            assert_eq!(fs::metadata(place.path()).unwrap().mode() & 0o777, 0o700);
+        }
+
+        #[test]
+        fn what_others_may_use_is_refused() {
+            let place = rig::state();
+            let path = place.path().join("identities.toml");
+            for mode in [0o640, 0o604, 0o602, 0o620] {
+                allow(&path, mode);
+                let directory = Directory::find(Some(place.path())).unwrap();
+                let error = Identities::load(&directory, []).unwrap_err().to_string();
+                assert!(error.ends_with(&format!("chmod 600 {}", path.display())), "{error}");
+            }
+            allow(&path, 0o600);
+            allow(place.path(), 0o755);
+            for error in
+                [Directory::find(Some(place.path())).unwrap_err(), Directory::make(Some(place.path())).unwrap_err()]
+            {
+                let error = error.to_string();
+                assert!(error.ends_with(&format!("chmod 700 {}", place.path().display())), "{error}");
+            }
+        }
+
+        #[test]
+        fn a_link_leads_nowhere() {
+            let (place, elsewhere) = (rig::state(), rig::state());
+            for file in ["identities.toml", "lock"] {
+                fs::remove_file(place.path().join(file)).unwrap();
+                symlink(elsewhere.path().join(file), place.path().join(file)).unwrap();
+            }
+            let directory = Directory::find(Some(place.path())).unwrap();
+            for error in [Identities::load(&directory, []).unwrap_err(), directory.lock().unwrap_err()] {
+                assert!(error.to_string().contains("is not a plain file"), "{error}");
+            }
+        }
+
+        #[test]
+        fn what_root_writes_belongs_to_the_directorys_owner() {
+            if !is_root() {
+                return eprintln!("SKIPPED: needs root");
+            }
+            let place = tempfile::tempdir().unwrap();
+            chown(place.path(), Some(65534), Some(65534)).unwrap();
+            let (_runtime, relay) = rig::serve(place.path(), Vec::new());
+            Certificate::load_or_make(&relay.locked).unwrap();
+            let files: Vec<_> = fs::read_dir(place.path()).unwrap().map(Result::unwrap).collect();
+            assert_eq!(files.len(), 3);
+            for file in files {
+                let found = file.metadata().unwrap();
+                assert_eq!((found.uid(), found.gid()), (65534, 65534), "{file:?}");
+            }
+        }
     }
 }

@@ -74,3 +74,32 @@ impl Facts {
         Ok(file::read(directory)?.map(facts).unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::rig;
+    use super::*;
+
+    #[test]
+    fn facts_are_kept_and_a_newer_relays_are_left() {
+        let place = rig::state();
+        let locked = rig::lock(place.path());
+        assert_eq!(Facts::load(&locked).unwrap(), Facts::default());
+        let all = Facts {
+            listen: "[2001:db8::1]:443".parse().unwrap(),
+            open: true,
+            host: Some("vps.example:8443".parse().unwrap()),
+            certificate: Some(vec!["*.example".into()]),
+        };
+        for facts in [all, Facts::default()] {
+            facts.store(&locked).unwrap();
+            assert_eq!(Facts::load(&locked).unwrap(), facts);
+        }
+        let path = place.path().join("relay.toml");
+        fs::write(&path, "version = 2\n").unwrap();
+        assert!(matches!(Facts::default().store(&locked), Err(StateError::Newer { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "version = 2\n");
+    }
+}

@@ -48,8 +48,8 @@ enum Flaw {
 }
 
 fn parse<D: DeserializeOwned>(bytes: &[u8]) -> Result<D, Flaw> {
-    let line =
-        |at: usize| Flaw::Line(Some(1 + bytes[..at.min(bytes.len())].iter().filter(|&&byte| byte == b'\n').count()));
+    // Lines count from 1.
+    let line = |at: usize| Flaw::Line(Some(bytes[..at.min(bytes.len())].split(|&byte| byte == b'\n').count()));
     let text = str::from_utf8(bytes).map_err(|error| line(error.valid_up_to()))?;
     // Only this line can be understood in each version to come.
     let (first, rest) = text.split_once('\n').ok_or(Flaw::Line(Some(1)))?;
@@ -86,4 +86,148 @@ pub(super) fn write<D: Document>(locked: &Locked, document: &D) -> Result<(), St
 fn sync(directory: &Directory) -> io::Result<()> {
     // Other systems do not let a directory be opened as a file.
     if cfg!(unix) { File::open(directory.path())?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde::Deserialize;
+
+    use super::super::rig;
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Numbers {
+        #[serde(default)]
+        number: Vec<Number>,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Number {
+        value: u32,
+    }
+
+    impl Document for Numbers {
+        const NAME: &'static str = "numbers.toml";
+        const REMEDY: &'static str = "count again";
+    }
+
+    fn numbers(values: &[u32]) -> Numbers {
+        Numbers { number: values.iter().map(|&value| Number { value }).collect() }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let place = tempfile::tempdir().unwrap();
+        let locked = rig::lock(place.path());
+        assert_eq!(read::<Numbers>(&locked).unwrap(), None);
+        for numbers in [numbers(&[1, 2, 3]), numbers(&[]), numbers(&[7])] {
+            write(&locked, &numbers).unwrap();
+            assert_eq!(read::<Numbers>(&locked).unwrap(), Some(numbers));
+        }
+        let text = fs::read_to_string(place.path().join("numbers.toml")).unwrap();
+        assert_eq!(text, "version = 1\n[[number]]\nvalue = 7\n# end\n");
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_refused_and_left_as_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let locked = rig::lock(place.path());
+        let path = place.path().join("numbers.toml");
+        write(&locked, &numbers(&[1, 20])).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            let error = read::<Numbers>(&locked).unwrap_err();
+            assert!(matches!(error, StateError::Damaged { .. }), "{length}: {error}");
+            assert_eq!(fs::read(&path).unwrap(), whole[..length]);
+        }
+    }
+
+    #[test]
+    fn damage_is_said_with_its_line_and_without_its_text() {
+        let place = tempfile::tempdir().unwrap();
+        let locked = rig::lock(place.path());
+        let path = place.path().join("numbers.toml");
+        write(&locked, &numbers(&[])).unwrap();
+        for (text, line) in [
+            ("version = 1\n[[number]]\nvalue = \"secret\"\n# end\n", 3),
+            ("version = 1\n[[number]]\nvalue secret\n# end\n", 3),
+            ("version = 1\nsecret = 1\n# end\n", 2),
+            ("version = 0\n# end\n", 1),
+            ("secret\n# end\n", 1),
+            ("version = 1\n[[number]]\nvalue = 1\n", 4),
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = read::<Numbers>(&locked).unwrap_err().to_string();
+            let expected = format!("{} is damaged at line {line} and left as it is: count again", path.display());
+            assert_eq!(error, expected, "{text:?}");
+        }
+        fs::write(&path, b"version = 1\n\xff\n# end\n").unwrap();
+        assert!(read::<Numbers>(&locked).unwrap_err().to_string().contains("damaged at line 2"));
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_damage() {
+        let place = tempfile::tempdir().unwrap();
+        let locked = rig::lock(place.path());
+        write(&locked, &numbers(&[])).unwrap();
+        for text in ["version = 2\n", "version = 2\nwhatever it has {{{", "version = 18446744073709551615\r\n"] {
+            fs::write(place.path().join("numbers.toml"), text).unwrap();
+            let error = read::<Numbers>(&locked).unwrap_err();
+            assert!(matches!(error, StateError::Newer { .. }), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_a_crash_left_is_not_read_and_goes() {
+        let place = tempfile::tempdir().unwrap();
+        let locked = rig::lock(place.path());
+        write(&locked, &numbers(&[1])).unwrap();
+        let left = place.path().join(format!("{UNFINISHED}numbers"));
+        fs::write(&left, "version = 1\n[[num").unwrap();
+        assert_eq!(read::<Numbers>(&locked).unwrap(), Some(numbers(&[1])));
+        drop(locked);
+        let locked = rig::lock(place.path());
+        assert!(!left.exists());
+        assert_eq!(read::<Numbers>(&locked).unwrap(), Some(numbers(&[1])));
+    }
+
+    #[test]
+    fn a_reader_never_meets_half_a_file() {
+        let place = tempfile::tempdir().unwrap();
+        let locked = rig::lock(place.path());
+        let (few, many) = (numbers(&[1]), numbers(&[2; 1000]));
+        write(&locked, &few).unwrap();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| (0..50).for_each(|turn| write(&locked, [&many, &few][turn % 2]).unwrap()));
+            while !writer.is_finished() {
+                let found = read::<Numbers>(&locked).unwrap().unwrap();
+                assert!(found == few || found == many);
+            }
+        });
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_or_read_only_disk_changes_nothing() {
+        let Some(disk) = rig::SmallDisk::mount() else { return };
+        let locked = rig::lock(disk.path());
+        write(&locked, &numbers(&[1])).unwrap();
+        disk.fill();
+        let error = write(&locked, &numbers(&[2; 1000])).unwrap_err().to_string();
+        assert!(error.contains("numbers.toml") && error.ends_with("free some space: nothing was changed"), "{error}");
+        assert_eq!(read::<Numbers>(&locked).unwrap(), Some(numbers(&[1])));
+        let names: Vec<_> = fs::read_dir(disk.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 3, "{names:?}");
+
+        drop(locked);
+        disk.make_read_only();
+        let directory = Directory::make(Some(disk.path())).unwrap();
+        assert_eq!(read::<Numbers>(&directory).unwrap(), Some(numbers(&[1])));
+        let error = directory.lock().unwrap_err().to_string();
+        assert!(error.contains("make it writable"), "{error}");
+    }
 }

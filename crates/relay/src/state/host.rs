@@ -32,3 +32,26 @@ impl fmt::Display for Host {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_is_understood() {
+        for (typed, shown) in [
+            ("vps.example", "vps.example:9"),
+            ("vps.example:443", "vps.example:443"),
+            ("192.0.2.1", "192.0.2.1:9"),
+            ("192.0.2.1:7000", "192.0.2.1:7000"),
+            ("[2001:db8::1]", "[2001:db8::1]:9"),
+            ("[2001:db8::1]:7000", "[2001:db8::1]:7000"),
+            ("2001:db8::1", "[2001:db8::1]:9"),
+        ] {
+            assert_eq!(typed.parse::<Host>().unwrap().at(9).unwrap().to_string(), shown);
+        }
+        for bad in ["", "host:", "host:0", "a b", "[::1", "https://host", "a@b", "a?b"] {
+            assert!(bad.parse::<Host>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -233,3 +233,130 @@ impl fmt::Display for ChangeError {
 }
 
 impl Error for ChangeError {}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::super::rig::{self, identity, name};
+    use super::*;
+
+    fn load(place: &tempfile::TempDir, configured: &[Identity]) -> Identities {
+        Identities::load(&Directory::find(Some(place.path())).unwrap(), configured.iter().cloned()).unwrap()
+    }
+
+    #[test]
+    fn all_of_an_invite_is_kept() {
+        let place = rig::state();
+        let mut invited = identity("laptop");
+        invited.rights = Rights {
+            ports: Some((7001, 7010)),
+            max_tunnels: 1,
+            max_users: 2,
+            bandwidth: Some(3),
+            expires: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000)),
+            allow: vec!["10.0.0.0/8".parse().unwrap()],
+            refuse: vec!["2001:db8::/32".parse().unwrap()],
+        };
+        let locked = rig::lock(place.path());
+        let mut identities = load(&place, &[]);
+        identities.add(&locked, invited.clone(), false).unwrap();
+        assert_eq!(load(&place, &[]).get(&name("laptop")), Some(&invited));
+        let text = fs::read_to_string(place.path().join("identities.toml")).unwrap();
+        assert!(text.contains("expires = \"2096-10-02T07:06:40Z\""), "{text}");
+
+        identities.revoke(&locked, &name("laptop")).unwrap();
+        let revoked = Identity { revoked: true, ..invited };
+        assert_eq!(load(&place, &[]).iter().collect::<Vec<_>>(), [&revoked]);
+    }
+
+    #[test]
+    fn a_name_in_use_is_replaced_only_when_asked() {
+        let place = rig::state();
+        let locked = rig::lock(place.path());
+        let mut identities = load(&place, &[]);
+        identities.add(&locked, identity("a"), false).unwrap();
+        let new = Identity { rights: Rights { max_users: 1, ..Rights::default() }, ..identity("a") };
+        for revoked in [false, true] {
+            if revoked {
+                assert_eq!(identities.revoke(&locked, &name("a")), Ok(false));
+                assert_eq!(identities.revoke(&locked, &name("a")), Ok(true));
+            }
+            assert_eq!(identities.add(&locked, new.clone(), false), Err(ChangeError::InUse));
+            identities.add(&locked, new.clone(), true).unwrap();
+            assert_eq!(load(&place, &[]).get(&name("a")), Some(&new));
+        }
+        assert_eq!(identities.revoke(&locked, &name("b")), Err(ChangeError::Unknown));
+    }
+
+    #[test]
+    fn a_revocation_wins_over_the_configuration() {
+        let place = rig::state();
+        let locked = rig::lock(place.path());
+        let configured = [identity("a"), identity("b")];
+        let mut identities = load(&place, &configured);
+        assert_eq!(identities.add(&locked, identity("a"), true), Err(ChangeError::Configured));
+        identities.revoke(&locked, &name("a")).unwrap();
+
+        let again = load(&place, &configured);
+        assert!(again.get(&name("a")).unwrap().revoked && !again.get(&name("b")).unwrap().revoked);
+        // Whoever has the token can still be told.
+        assert_eq!(again.get(&name("a")).unwrap().verifier, configured[0].verifier);
+        let text = fs::read_to_string(place.path().join("identities.toml")).unwrap();
+        assert!(!text.contains("verifier") && !text.contains("\"b\""), "{text}");
+        // An identity that has left the configuration does not come back by itself.
+        assert!(load(&place, &[]).get(&name("a")).unwrap().revoked);
+    }
+
+    #[test]
+    fn an_invite_that_the_configuration_hides_is_kept() {
+        let place = rig::state();
+        let locked = rig::lock(place.path());
+        let mut identities = load(&place, &[]);
+        let invited = Identity { rights: Rights { max_users: 1, ..Rights::default() }, ..identity("a") };
+        identities.add(&locked, invited.clone(), false).unwrap();
+        let mut hidden = load(&place, &[identity("a")]);
+        assert_eq!(hidden.get(&name("a")), Some(&identity("a")));
+        hidden.add(&locked, identity("b"), false).unwrap();
+        assert_eq!(load(&place, &[]).get(&name("a")), Some(&invited));
+    }
+
+    #[test]
+    fn a_name_that_is_there_twice_is_damage() {
+        let place = rig::state();
+        let path = place.path().join("identities.toml");
+        let one = "[[identity]]\nname = \"a\"\nmax_tunnels = 1\nmax_users = 1\n";
+        for (body, good) in [
+            (one.to_owned(), true),
+            (format!("{one}{one}"), false),
+            (one.replace("\"a\"", "\"\\u001b[1m\""), false),
+            (one.replace("max_users", "max_user"), false),
+            (format!("{one}verifier = \"short\"\n"), false),
+            (format!("{one}expires = \"tomorrow\"\n"), false),
+        ] {
+            fs::write(&path, format!("version = 1\n{body}# end\n")).unwrap();
+            let loaded = Identities::load(&Directory::find(Some(place.path())).unwrap(), []);
+            assert_eq!(loaded.is_ok(), good, "{body}");
+        }
+    }
+
+    #[test]
+    fn times_beyond_what_can_be_written_do_no_harm() {
+        let far = SystemTime::now() + Duration::from_secs(1 << 40);
+        assert_eq!(Moment(far).to_string(), "9999-12-31T23:59:59Z");
+        assert_eq!(Moment(SystemTime::UNIX_EPOCH - Duration::from_secs(1)).to_string(), "1970-01-01T00:00:00Z");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_cannot_be_kept_has_not_happened() {
+        let Some(disk) = rig::SmallDisk::mount() else { return };
+        let locked = rig::fill(disk.path());
+        let mut identities = Identities::default();
+        disk.fill();
+        let error = identities.add(&locked, identity("a"), false).unwrap_err();
+        assert!(matches!(&error, ChangeError::NotKept(why) if why.contains("free some space")), "{error}");
+        assert!(identities.get(&name("a")).is_none());
+    }
+}

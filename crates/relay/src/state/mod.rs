@@ -24,6 +24,8 @@ mod host;
 mod identities;
 mod ports;
 mod record;
+#[cfg(test)]
+mod rig;
 
 pub use certificate::Certificate;
 pub use control::{Control, Cut, Handler};

@@ -28,12 +28,12 @@ pub struct Reservations;
 #[serde(deny_unknown_fields)]
 struct Stored {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    port: Vec<Port>,
+    reserved: Vec<Record>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Port {
+struct Record {
     port: u16,
     identity: Text<Name>,
     /// Without one, a tunnel used it when this was written.
@@ -52,8 +52,8 @@ impl Reservations {
     /// # Errors
     /// The list is damaged or cannot be read.
     pub fn load(directory: &Directory) -> Result<Vec<Reservation>, StateError> {
-        let stored = file::read::<Stored>(directory)?.map_or_else(Vec::new, |stored| stored.port);
-        let reservation = |Port { port, identity, until }| Reservation {
+        let stored = file::read::<Stored>(directory)?.map_or_else(Vec::new, |stored| stored.reserved);
+        let reservation = |Record { port, identity, until }| Reservation {
             port,
             identity: identity.0,
             until: until.map(|until: Text<Moment>| until.0.0),
@@ -66,11 +66,33 @@ impl Reservations {
     /// # Errors
     /// They cannot be written.
     pub fn store(locked: &Locked, reservations: &[Reservation]) -> Result<(), StateError> {
-        let port = |reservation: &Reservation| Port {
+        let record = |reservation: &Reservation| Record {
             port: reservation.port,
             identity: Text(reservation.identity.clone()),
             until: reservation.until.map(|until| Text(Moment(until))),
         };
-        file::write(locked, &Stored { port: reservations.iter().map(port).collect() })
+        file::write(locked, &Stored { reserved: reservations.iter().map(record).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::rig::{self, name};
+    use super::*;
+
+    #[test]
+    fn reservations_are_kept() {
+        let place = rig::state();
+        let locked = rig::lock(place.path());
+        assert_eq!(Reservations::load(&locked).unwrap(), []);
+        let until = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+        let reservations = [
+            Reservation { port: 7001, identity: name("a"), until: None },
+            Reservation { port: 65535, identity: name("b"), until: Some(until) },
+        ];
+        Reservations::store(&locked, &reservations).unwrap();
+        assert_eq!(Reservations::load(&locked).unwrap(), reservations);
     }
 }

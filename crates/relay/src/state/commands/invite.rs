@@ -16,7 +16,7 @@ use crate::state::record::Record;
 use crate::state::{Certificate, Directory, Facts, Host, StateError};
 
 /// The longest time until an invite expires: nobody will see the difference, and no clock overflows.
-const LONGEST: Duration = Duration::from_secs(1000 * 365 * 24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(1000 * 365 * 24);
 
 /// Who is to be invited.
 #[derive(Clone, Debug)]

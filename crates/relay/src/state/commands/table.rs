@@ -12,8 +12,8 @@ pub(super) fn write(listed: &[Listed], out: &mut dyn Write) -> io::Result<()> {
     let widths: [usize; HEADINGS.len()] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
     for row in rows {
-        let line: String = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
-        writeln!(out, "{}", line.trim_end())?;
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
     }
     Ok(())
 }
