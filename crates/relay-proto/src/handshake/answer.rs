@@ -165,7 +165,8 @@ pub enum AnswerError {
 impl fmt::Display for AnswerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(refusal) => write!(f, "refused ({}): {}", refusal.code(), refusal.words()),
+            Self::Refused(refusal) if refusal.words().is_empty() => write!(f, "refused: {}", refusal.code()),
+            Self::Refused(refusal) => write!(f, "refused: {} ({})", refusal.words(), refusal.code()),
             Self::Misbehaved(error) => error.fmt(f),
         }
     }
@@ -294,7 +295,7 @@ mod tests {
 
     #[test]
     fn errors_show_peers_bytes_escaped() {
-        for bad in [&b"\x1b[31m\x07\n"[..], b"error \x1b[31m \x07\n"] {
+        for bad in [&b"\x1b[31m\x07\n"[..], b"error \x1b[31m\n", b"error \x1b[31m \x07\n"] {
             let error = AnswerReader::default().features(&mut &bad[..]).unwrap_err().to_string();
             assert!(error.chars().all(|c| !c.is_control()), "{error:?}");
         }
