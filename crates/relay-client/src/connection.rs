@@ -6,8 +6,6 @@ use std::time::Duration;
 use relay_net::mux::{Side, Stream};
 use relay_net::pipe::{End, Moved, Party, pipe};
 use relay_net::socket::Socket;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// A user, as the relay handed it over. Dropping it resets the user's connection: the user sees an
@@ -30,8 +28,8 @@ impl Connection {
         Self { carrier: Some(Carrier::Stream(stream)), _live: live }
     }
 
-    pub(crate) fn from_socket(socket: TcpStream, early: Vec<u8>, live: TaskTrackerToken) -> Self {
-        Self { carrier: Some(Carrier::Socket(socket.into(), early)), _live: live }
+    pub(crate) fn from_socket(socket: Socket, early: Vec<u8>, live: TaskTrackerToken) -> Self {
+        Self { carrier: Some(Carrier::Socket(socket, early)), _live: live }
     }
 
     /// Pipes between the user and `service` until both directions have ended, or one side has been
@@ -55,12 +53,7 @@ impl Connection {
     pub async fn ended(&self) {
         match &self.carrier {
             Some(Carrier::Stream(stream)) => stream.was_reset().await,
-            Some(Carrier::Socket(socket, _)) => loop {
-                match socket.ready(Interest::ERROR).await {
-                    Ok(ready) if !ready.is_error() => {}
-                    Ok(_) | Err(_) => return,
-                }
-            },
+            Some(Carrier::Socket(socket, _)) => socket.aborted().await,
             None => {}
         }
     }

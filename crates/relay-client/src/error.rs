@@ -4,8 +4,11 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use relay_proto::handshake::HandshakeError;
+use relay_net::tls::TlsError;
+use relay_proto::handshake::{Code, HandshakeError};
+use rustls::CertificateError;
 
+use crate::tls::{Trust, mismatch};
 use crate::{DialError, RelayAddr};
 
 /// Why there is no tunnel, or no longer. `Display` says what was tried, what went wrong and, where
@@ -15,8 +18,8 @@ use crate::{DialError, RelayAddr};
 pub enum Error {
     /// The relay cannot be reached: the network's fault, or the relay is not running.
     Dial(DialError),
-    /// The relay closed the connection instead of answering. An open relay never does that to a client
-    /// of the protocol's; it may be one that wants an identity.
+    /// In plain text, the relay closed the connection instead of answering. An open relay never does that to a
+    /// client of the protocol's; it may be one that wants an identity.
     Unanswered {
         /// Who was asked.
         relay: RelayAddr,
@@ -27,6 +30,52 @@ pub enum Error {
         relay: RelayAddr,
         /// How long it was given.
         waited: Duration,
+    },
+    /// Whoever answers is not the relay that was meant: someone is in between, or the relay has another certificate.
+    /// Nothing was said to it. Final, unless the certificate is only not valid now.
+    Certificate {
+        /// Who was asked.
+        relay: RelayAddr,
+        /// What would have been taken.
+        expected: Trust,
+        /// What came.
+        source: CertificateError,
+    },
+    /// No certificate can be for such a host: the caller's fault.
+    NoCertificateName {
+        /// Who was to be asked.
+        relay: RelayAddr,
+    },
+    /// TLS failed for another reason: the network's fault or the relay's, or it does not speak TLS.
+    Tls {
+        /// Who was asked.
+        relay: RelayAddr,
+        /// How.
+        source: TlsError,
+    },
+    /// The relay refuses, and says why.
+    Refused {
+        /// Who was asked.
+        relay: RelayAddr,
+        /// Its reason, which tells whether a later try may work.
+        code: Code,
+        /// Its explanation, safe to show; perhaps empty.
+        words: Box<str>,
+    },
+    /// The public port that was demanded is another's. Told before a tunnel has stood: later it is
+    /// [`Refused`](Self::Refused), and may become free again.
+    PortTaken {
+        /// Who was asked.
+        relay: RelayAddr,
+        /// For which port.
+        port: u16,
+    },
+    /// The relay is too old for what was asked of it, and so was asked for nothing.
+    TooOld {
+        /// Who was asked.
+        relay: RelayAddr,
+        /// For what.
+        demand: Demand,
     },
     /// The relay's fault: what it said is not the protocol. It may be no relay at all.
     Misbehaved {
@@ -53,6 +102,15 @@ pub enum Error {
     Closed,
 }
 
+/// What a tunnel must have, or is not wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Only users of the networks that were [allowed](crate::Builder::allow).
+    Allow,
+    /// The public port that was [asked for](crate::Builder::port).
+    Port,
+}
+
 /// How the loss of a tunnel was noticed.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -76,7 +134,36 @@ pub enum Lost {
 impl Error {
     /// Whether a later try may work.
     pub fn is_temporary(&self) -> bool {
-        !matches!(self, Self::Closed)
+        match self {
+            Self::Certificate { source, .. } => is_about_time(source),
+            Self::Refused { code, .. } => code.is_temporary(),
+            Self::Closed | Self::NoCertificateName { .. } | Self::PortTaken { .. } | Self::TooOld { .. } => false,
+            Self::Dial(_)
+            | Self::Unanswered { .. }
+            | Self::Silent { .. }
+            | Self::Tls { .. }
+            | Self::Misbehaved { .. }
+            | Self::Lost { .. }
+            | Self::Io { .. } => true,
+        }
+    }
+}
+
+/// The right certificate at the wrong time: it is renewed, or our clock is set.
+fn is_about_time(error: &CertificateError) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+}
+
+/// What a refused client can do; nothing to say where it is only to wait.
+fn advice(code: &Code) -> &'static str {
+    match code {
+        Code::IdentityRequired => "; ask its operator for an invite",
+        Code::Denied | Code::Revoked | Code::Expired => "; ask its operator for a new invite",
+        Code::TlsRequired => "; use its invite, or tls:// and its host",
+        Code::PortNotAllowed => "; ask for another port, or its operator for this one",
+        Code::Unsupported => "; ask its operator to update it",
+        _ => "",
     }
 }
 
@@ -90,6 +177,28 @@ impl fmt::Display for Error {
             ),
             Self::Silent { relay, waited } => {
                 write!(f, "{relay} gave no answer in {} s; is it a relay?", waited.as_secs())
+            }
+            Self::Certificate { relay, expected, source } => {
+                let (came, advice) = mismatch(expected, source);
+                write!(f, "{relay} does not show the certificate that is expected, {expected}: {came}; {advice}")
+            }
+            Self::NoCertificateName { relay } => {
+                write!(f, "no certificate can be for {:?}: write the name as DNS has it, in ASCII", relay.host())
+            }
+            Self::Tls { relay, source } => write!(f, "TLS with {relay} failed: {source}"),
+            Self::Refused { relay, code, words } => {
+                let gap = if words.is_empty() { "" } else { ", " };
+                write!(f, "{relay} refuses: {code}{gap}{words}{}", advice(code))
+            }
+            Self::PortTaken { relay, port } => {
+                write!(f, "port {port} of {relay} is taken; ask for another, or for none to get any that is free")
+            }
+            Self::TooOld { relay, demand: Demand::Allow } => write!(
+                f,
+                "{relay} is too old to keep users of other networks out, as was asked; ask its operator to update it"
+            ),
+            Self::TooOld { relay, demand: Demand::Port } => {
+                write!(f, "{relay} is too old to give a port that is asked for; ask its operator to update it")
             }
             Self::Misbehaved { relay, source } => write!(f, "{relay} {source}; is it a relay?"),
             Self::Lost { relay, reason } => write!(f, "lost the tunnel at {relay}: {reason}"),
@@ -118,9 +227,18 @@ impl std::error::Error for Error {
         match self {
             Self::Dial(error) => Some(error),
             Self::Misbehaved { source, .. } => Some(source),
+            Self::Tls { source, .. } => Some(source),
             Self::Io { source, .. } | Self::Lost { reason: Lost::Io(source), .. } => Some(source),
             Self::Lost { reason: Lost::NoMembers(cause), .. } => Some(cause),
-            Self::Lost { .. } | Self::Unanswered { .. } | Self::Silent { .. } | Self::Closed => None,
+            Self::Lost { .. }
+            | Self::Unanswered { .. }
+            | Self::Silent { .. }
+            | Self::Certificate { .. }
+            | Self::NoCertificateName { .. }
+            | Self::Refused { .. }
+            | Self::PortTaken { .. }
+            | Self::TooOld { .. }
+            | Self::Closed => None,
         }
     }
 }
@@ -137,7 +255,11 @@ impl From<Error> for io::Error {
             Error::Dial(error) => error.kind(),
             Error::Unanswered { .. } => io::ErrorKind::ConnectionAborted,
             Error::Silent { .. } => io::ErrorKind::TimedOut,
-            Error::Misbehaved { .. } => io::ErrorKind::InvalidData,
+            Error::Misbehaved { .. } | Error::Certificate { .. } | Error::Tls { .. } => io::ErrorKind::InvalidData,
+            Error::NoCertificateName { .. } => io::ErrorKind::InvalidInput,
+            Error::Refused { .. } => io::ErrorKind::ConnectionRefused,
+            Error::PortTaken { .. } => io::ErrorKind::AddrInUse,
+            Error::TooOld { .. } => io::ErrorKind::Unsupported,
             Error::Lost { .. } => io::ErrorKind::ConnectionReset,
             Error::Io { source, .. } => source.kind(),
             Error::Closed => io::ErrorKind::NotConnected,

@@ -4,20 +4,17 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use relay_net::socket::Socket;
 use relay_proto::handshake::{Id, LineReader, Request};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use crate::reach::next_bytes;
 use crate::tunnel::Users;
-use crate::{Connection, Error, Lost, dial_addr};
+use crate::{Connection, Lost};
 
 /// How many users are dialled for at once. Beyond it, announcements wait unread: with dials that end
 /// within [`DIAL_WAIT`](crate::DIAL_WAIT), none waits longer.
 pub const MAX_DIAL_BACKS: usize = 1024;
-
-/// How many bytes of announcements are read at once.
-const READ_AHEAD: usize = 4096;
 
 pub(crate) struct EventTunnel {
     control: Control,
@@ -26,7 +23,7 @@ pub(crate) struct EventTunnel {
 }
 
 impl EventTunnel {
-    pub(crate) fn new(socket: TcpStream, early: Vec<u8>, peer: SocketAddr) -> Self {
+    pub(crate) fn new(socket: Socket, early: Vec<u8>, peer: SocketAddr) -> Self {
         Self { control: Control { socket, lines: LineReader::default(), unread: early }, peer }
     }
 
@@ -57,13 +54,7 @@ impl EventTunnel {
 /// Dials back for one user. A ticket that has expired, or whose user has left, shows as a connection
 /// that the relay closes.
 async fn claim(ticket: Id, peer: SocketAddr, users: &Users) {
-    let claimed = async {
-        let mut socket = dial_addr(peer).await?;
-        let io_error = |source| Error::Io { relay: users.relay.clone(), source };
-        socket.write_all(Request::EventClaim(ticket, None).to_string().as_bytes()).await.map_err(io_error)?;
-        Ok(socket)
-    };
-    match claimed.await {
+    match users.reach.dial_back(peer, &Request::EventClaim(ticket, None)).await {
         Ok(socket) => users.deliver(Connection::from_socket(socket, Vec::new(), users.live.token())).await,
         Err(cause) => users.events.trouble(cause),
     }
@@ -71,7 +62,7 @@ async fn claim(ticket: Id, peer: SocketAddr, users: &Users) {
 
 /// The connection on which tickets arrive.
 struct Control {
-    socket: TcpStream,
+    socket: Socket,
     lines: LineReader,
     unread: Vec<u8>,
 }
@@ -87,10 +78,11 @@ impl Control {
             if let Some(line) = line {
                 return Id::parse(&line).map_err(Lost::Misbehaved);
             }
-            self.unread.reserve(READ_AHEAD);
-            if self.socket.read_buf(&mut self.unread).await.map_err(Lost::Io)? == 0 {
+            let bytes = next_bytes(&self.socket).await.map_err(Lost::Io)?;
+            if bytes.is_empty() {
                 return Err(Lost::Closed);
             }
+            self.unread.extend_from_slice(&bytes);
         }
     }
 }

@@ -4,13 +4,18 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use relay_proto::handshake::Protocol;
-use tokio::sync::{broadcast, mpsc, watch};
+use relay_proto::invite::Invite;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
+use crate::exchange::Asked;
+use crate::reach::Reach;
 use crate::stock::DEFAULT_MEMBERS;
+use crate::tls::{Tls, TlsSetupError};
 use crate::tunnel::{Tunnel, Users};
 use crate::{Backoff, Connection, Error, RelayAddr};
 
@@ -89,8 +94,8 @@ impl EventSender {
 /// What a listener is to be. Made by [`Listener::builder`].
 #[derive(Debug)]
 pub struct Builder {
-    relay: RelayAddr,
-    protocol: Protocol,
+    reach: Reach,
+    asked: Asked,
     retry_first: bool,
     members: usize,
     bbr: bool,
@@ -101,7 +106,32 @@ impl Builder {
     /// How users come; [`Protocol::Multiplex`] unless told otherwise.
     #[must_use]
     pub fn protocol(mut self, protocol: Protocol) -> Self {
-        self.protocol = protocol;
+        self.asked.protocol = protocol;
+        self
+    }
+
+    /// Speaks TLS to the relay and, if `tls` has an identity, proves it. Without, all is plain text and nothing is
+    /// proved. Neither is ever tried in place of the other.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.reach.tls = Some(tls);
+        self
+    }
+
+    /// Demands that public port, which is not 0; any that is free unless told otherwise. While it is taken the first try fails, for
+    /// good; later ones, when the tunnel stood before, are repeated. A relay of the original protocol is not used.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.asked.port = Some(port);
+        self
+    }
+
+    /// Has the relay let in only users from these networks, and fewer if its operator wants so; everyone when there
+    /// are none. A relay that cannot do that is not used. More than the relay takes
+    /// ([`MAX_NETWORKS`](relay_proto::handshake::MAX_NETWORKS)) are its to refuse.
+    #[must_use]
+    pub fn allow(mut self, networks: Vec<IpNet>) -> Self {
+        self.asked.allow = networks;
         self
     }
 
@@ -147,17 +177,24 @@ impl Builder {
     pub async fn bind(self) -> Result<Listener, Error> {
         let (accepted, incoming) = mpsc::channel(BACKLOG);
         let live = TaskTracker::new();
-        let (protocol, members, bbr, retry_first) = (self.protocol, self.members, self.bbr, self.retry_first);
+        let Self { asked, members, bbr, retry_first, .. } = &self;
+        let (asked, members, bbr, retry_first) = (asked.clone(), *members, *bbr, *retry_first);
         let users = self.users(accepted, live.clone());
-        let mut keeper = Keeper { protocol, members, bbr, users, backoff: Backoff::new() };
+        let mut keeper = Keeper { asked, members, bbr, users, backoff: Backoff::new() };
         let tunnel = if retry_first { keeper.open_at_last().await? } else { keeper.open().await? };
         let (public, watched) = watch::channel(tunnel.public.clone());
-        let keeper = tokio::spawn(keeper.keep_up(tunnel, public));
-        Ok(Listener { incoming, public: watched, keeper, live })
+        let (failed, failure) = oneshot::channel();
+        let keeper = tokio::spawn(async move {
+            if let Err(error) = keeper.keep_up(tunnel, public).await {
+                // A listener that is gone does not need to know.
+                let _ = failed.send(error);
+            }
+        });
+        Ok(Listener { incoming, failure, public: watched, keeper, live })
     }
 
     pub(crate) fn users(self, accepted: mpsc::Sender<Connection>, live: TaskTracker) -> Users {
-        Users { relay: self.relay, accepted, events: self.events, live }
+        Users { reach: self.reach, accepted, events: self.events, live }
     }
 }
 
@@ -167,17 +204,27 @@ impl Builder {
 #[derive(Debug)]
 pub struct Listener {
     incoming: mpsc::Receiver<Connection>,
+    /// Why no more users will come.
+    failure: oneshot::Receiver<Error>,
     public: watch::Receiver<RelayAddr>,
     keeper: JoinHandle<()>,
     live: TaskTracker,
 }
 
 impl Listener {
-    /// A listener for a tunnel at that relay.
+    /// A listener for a tunnel at the relay of an invite, [over TLS](Tls::invited).
+    ///
+    /// # Errors
+    /// As of [`Tls::invited`].
+    pub fn invited(invite: &Invite) -> Result<Builder, TlsSetupError> {
+        Ok(Self::builder(invite.relay.clone()).tls(Tls::invited(invite)?))
+    }
+
+    /// A listener for a tunnel at that relay; in plain text, until [`Builder::tls`] is given.
     pub fn builder(relay: RelayAddr) -> Builder {
         Builder {
-            relay,
-            protocol: Protocol::Multiplex,
+            reach: Reach { relay, tls: None },
+            asked: Asked { protocol: Protocol::Multiplex, port: None, allow: Vec::new(), had: None },
             retry_first: false,
             members: DEFAULT_MEMBERS,
             bbr: true,
@@ -194,9 +241,12 @@ impl Listener {
     /// The next user. Waits while the tunnel is down. Cancel safe: no user is lost.
     ///
     /// # Errors
-    /// The tunnel is down and no retry can help; none of today's errors is of that kind.
+    /// The tunnel is down and no retry can help: the relay's answer was final. After that it is [`Error::Closed`].
     pub async fn accept(&mut self) -> Result<Connection, Error> {
-        self.incoming.recv().await.ok_or(Error::Closed)
+        match self.incoming.recv().await {
+            Some(user) => Ok(user),
+            None => Err(self.failure.try_recv().unwrap_or(Error::Closed)),
+        }
     }
 
     /// Takes no new users and waits until the last live one has finished. Dropping the future does not
@@ -213,7 +263,7 @@ impl Listener {
 
 /// Keeps the tunnel up, as long as the listener wants users.
 struct Keeper {
-    protocol: Protocol,
+    asked: Asked,
     members: usize,
     bbr: bool,
     users: Users,
@@ -221,34 +271,32 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn keep_up(mut self, mut tunnel: Tunnel, public: watch::Sender<RelayAddr>) {
+    /// Ends when the listener is closed, or on an error that is final.
+    async fn keep_up(&mut self, mut tunnel: Tunnel, public: watch::Sender<RelayAddr>) -> Result<(), Error> {
         loop {
             let since = Instant::now();
-            let Some(lost) = tunnel.serve(&self.users).await else { return };
+            let Some(lost) = tunnel.serve(&self.users).await else { return Ok(()) };
             self.users.events.send(Event::Lost { cause: Arc::new(lost) });
             // A relay that takes us only to drop us again is not come back to in a hurry.
             if since.elapsed() >= STABLE {
                 self.backoff.reset();
             }
             let accepted = self.users.accepted.clone();
-            let opened = tokio::select! {
-                () = accepted.closed() => return,
+            tunnel = tokio::select! {
+                () = accepted.closed() => return Ok(()),
                 opened = async {
                     // All who lost the same relay come back spread out.
                     self.pause().await;
                     self.open_at_last().await
-                } => opened,
+                } => opened?,
             };
-            match opened {
-                Ok(opened) => tunnel = opened,
-                Err(_) => return,
-            }
             public.send_replace(tunnel.public.clone());
         }
     }
 
-    async fn open(&self) -> Result<Tunnel, Error> {
-        let tunnel = Tunnel::open(&self.users.relay, self.protocol, self.members, self.bbr).await?;
+    async fn open(&mut self) -> Result<Tunnel, Error> {
+        let tunnel = Tunnel::open(&self.users.reach, &self.asked, self.members, self.bbr).await?;
+        self.asked.had = Some(tunnel.public.port());
         self.users.events.send(Event::Established { address: tunnel.public.clone() });
         Ok(tunnel)
     }

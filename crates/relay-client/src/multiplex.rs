@@ -1,7 +1,7 @@
 //! A tunnel whose users come as streams of one link.
 
 use relay_net::mux::{Config, Ended, Link, Role};
-use tokio::net::TcpStream;
+use relay_net::socket::Socket;
 
 use crate::tunnel::Users;
 use crate::{Connection, Lost};
@@ -11,7 +11,7 @@ pub(crate) struct MultiplexTunnel {
 }
 
 impl MultiplexTunnel {
-    pub(crate) fn new(socket: TcpStream, early: Vec<u8>, bbr: bool) -> Self {
+    pub(crate) fn new(socket: Socket, early: Vec<u8>, bbr: bool) -> Self {
         let config = Config { bbr, ..Config::default() };
         Self { link: Link::start(Role::Forwarder, socket, early, config) }
     }

@@ -16,20 +16,20 @@
 //! evidence against refusals: a relay may have forgotten a pool and left its members open.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use relay_net::socket::{watch_always_reading, watch_carrying};
+use relay_net::socket::Socket;
 use relay_proto::handshake::{Id, Request};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::reach::{Reach, next_bytes};
 use crate::stock::Stock;
 use crate::tunnel::Users;
-use crate::{Backoff, Connection, Error, Lost, RelayAddr, dial_addr};
+use crate::{Backoff, Connection, Error, Lost};
 
 /// A member that ends this soon after joining, without a byte, was refused.
 pub const REFUSED_WITHIN: Duration = Duration::from_secs(2);
@@ -45,7 +45,7 @@ const KEPT_EMPTY: Duration = Duration::from_secs(30);
 const MOMENT: Duration = Duration::from_millis(250);
 
 pub(crate) struct PoolTunnel {
-    first: TcpStream,
+    first: Socket,
     /// What the first member's user sent right behind the answer.
     early: Vec<u8>,
     /// The relay itself, whatever other addresses its name has.
@@ -56,7 +56,7 @@ pub(crate) struct PoolTunnel {
 }
 
 impl PoolTunnel {
-    pub(crate) fn new(first: TcpStream, early: Vec<u8>, peer: SocketAddr, pool: Id, least: usize) -> Self {
+    pub(crate) fn new(first: Socket, early: Vec<u8>, peer: SocketAddr, pool: Id, least: usize) -> Self {
         Self { first, early, peer, pool, least }
     }
 
@@ -85,14 +85,14 @@ impl PoolTunnel {
         let mut taken = None;
         loop {
             while members.len() < stock.wanted() {
-                let (relay, pool, health) = (users.relay.clone(), pool.clone(), health.clone());
+                let (reach, pool, health) = (users.reach.clone(), pool.clone(), health.clone());
                 let begin = next_join.max(Instant::now());
                 members.spawn(async move {
                     // Not until `begin`: a moment that has not passed costs up to a millisecond.
                     sleep_until(next_join).await;
                     // On its own, and so not dropped half-done with the tunnel: a relay of 2017 ends itself
                     // over a connection that is closed before its line.
-                    let joined = tokio::spawn(join(peer, pool, relay)).await;
+                    let joined = tokio::spawn(join(reach, peer, pool)).await;
                     let dial = begin.elapsed();
                     let fate = match joined {
                         Ok(Ok(member)) => wait(member, Vec::new(), Idle::new(&health)).await,
@@ -148,7 +148,7 @@ impl PoolTunnel {
 /// What became of a member.
 enum Fate {
     /// It is a user's.
-    Taken(TcpStream, Vec<u8>),
+    Taken(Socket, Vec<u8>),
     /// The relay closed it as soon as it had joined.
     Refused,
     /// It ended later, and was no user's: all others have ended with it, or it was aborted.
@@ -182,37 +182,41 @@ impl Drop for Idle {
 }
 
 /// Dials one more member.
-async fn join(peer: SocketAddr, pool: Id, relay: RelayAddr) -> Result<TcpStream, Error> {
-    let mut member = dial_addr(peer).await?;
-    let io_error = |source| Error::Io { relay: relay.clone(), source };
-    watch_always_reading(&member).map_err(io_error)?;
-    member.write_all(Request::PoolJoin(pool, None).to_string().as_bytes()).await.map_err(io_error)?;
+async fn join(reach: Reach, peer: SocketAddr, pool: Id) -> Result<Socket, Error> {
+    let member = reach.dial_back(peer, &Request::PoolJoin(pool, None)).await?;
+    member.watch_always_reading().map_err(|error| reach.failed(error))?;
     Ok(member)
 }
 
 /// Waits until the fate is known of a member that has joined.
-async fn wait(member: TcpStream, early: Vec<u8>, idle: Idle) -> Fate {
-    let heard = || async { if early.is_empty() { member.peek(&mut [0]).await } else { Ok(early.len()) } };
-    let (fresh, heard) = if let Ok(heard) = timeout(REFUSED_WITHIN, heard()).await {
-        (true, heard)
-    } else {
-        idle.0.proven.store(true, Ordering::Relaxed);
-        (false, heard().await)
+async fn wait(member: Socket, early: Vec<u8>, idle: Idle) -> Fate {
+    let (fresh, heard) = {
+        let mut heard = pin!(async { if early.is_empty() { next_bytes(&member).await } else { Ok(early) } });
+        if let Ok(heard) = timeout(REFUSED_WITHIN, &mut heard).await {
+            (true, heard)
+        } else {
+            idle.0.proven.store(true, Ordering::Relaxed);
+            (false, heard.await)
+        }
     };
     let health = idle.0.clone();
     drop(idle);
-    match heard {
-        Ok(1..) => health.proven.store(true, Ordering::Relaxed),
+    let early = match heard {
+        Ok(early) if !early.is_empty() => {
+            health.proven.store(true, Ordering::Relaxed);
+            early
+        }
         _ if fresh => return Fate::Refused,
-        Ok(0) => {
+        Ok(end) => {
             sleep(MOMENT).await;
             if health.idle.load(Ordering::Relaxed) == 0 {
                 return Fate::Ended;
             }
+            end
         }
         Err(_) => return Fate::Ended,
-    }
-    match watch_carrying(&member) {
+    };
+    match member.watch_carrying() {
         Ok(()) => Fate::Taken(member, early),
         Err(_) => Fate::Ended,
     }
@@ -222,8 +226,8 @@ async fn wait(member: TcpStream, early: Vec<u8>, idle: Idle) -> Fate {
 mod tests {
     use std::collections::VecDeque;
 
-    use tokio::io::AsyncReadExt;
-    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
     use tokio::sync::mpsc;
     use tokio::time::advance;
     use tokio_util::task::TaskTracker;
@@ -244,7 +248,7 @@ mod tests {
         let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let first = TcpStream::connect(relay.local_addr().unwrap()).await.unwrap();
         let (far, _) = relay.accept().await.unwrap();
-        let pool = PoolTunnel::new(first, b"hello".into(), peer, Id::from_random(1), wanted);
+        let pool = PoolTunnel::new(first.into(), b"hello".into(), peer, Id::from_random(1), wanted);
         let builder = Listener::builder(peer.to_string().parse().unwrap());
         let events = builder.events();
         let (accepted, incoming) = mpsc::channel(1);

@@ -9,3 +9,4 @@ pub mod pipe;
 pub mod socket;
 mod splice;
 mod sys;
+pub mod tls;

@@ -158,8 +158,9 @@ impl Pipe<'_> {
 
     /// Waits until a flow can go on. An error of either socket ends the pipe, also while nobody reads it.
     async fn wait(&self, silence: &mut Silence) -> Result<Waited, End> {
-        let mut user = pin!(self.user.ready(interest(&self.up, &self.down)));
-        let mut service = pin!(self.service.ready(interest(&self.down, &self.up)));
+        let (up, down) = (&self.up, &self.down);
+        let mut user = pin!(self.user.ready(interest(up.reads(&self.service), down.holds(), &self.user)));
+        let mut service = pin!(self.service.ready(interest(down.reads(&self.user), up.holds(), &self.service)));
         poll_fn(|context| {
             let user = user.as_mut().poll(context);
             let service = service.as_mut().poll(context);
@@ -187,9 +188,8 @@ impl Pipe<'_> {
     }
 
     async fn close(&mut self) -> Result<(), End> {
-        // Both get what they are owed, even when the other one fails meanwhile.
-        let service = self.service.flushed().await;
-        let user = self.user.flushed().await;
+        // Both get what they are owed, even when the other one fails meanwhile, and neither waits for the other.
+        let (service, user) = tokio::join!(self.service.flushed(), self.user.flushed());
         service.map_err(|error| End::ServiceAborted(error.kind()))?;
         user.map_err(|error| End::UserAborted(error.kind()))?;
         self.user.deliver_on_close();
@@ -204,13 +204,13 @@ enum Waited {
     Silence,
 }
 
-/// What the socket that `out` reads and `into` writes is waited for.
-fn interest(out: &Flow<'_>, into: &Flow<'_>) -> Interest {
+/// What a socket is waited for, of which one flow `reads`, and another `holds` bytes that it has to take.
+fn interest(reads: bool, holds: bool, socket: &Socket) -> Interest {
     let mut interest = Interest::ERROR;
-    if out.reads() {
+    if reads {
         interest |= Interest::READABLE;
     }
-    if into.holds() {
+    if holds || socket.is_unflushed() {
         interest |= Interest::WRITABLE;
     }
     interest

@@ -1,4 +1,4 @@
-//! A party's socket, TCP or Unix, with what a pipe asks of it; and how relay listens and accepts.
+//! A party's socket, TCP, TLS or Unix, with what a pipe asks of it; and how relay listens and accepts.
 
 mod listen;
 
@@ -6,6 +6,7 @@ pub use listen::{accept, canonical, listen};
 
 #[cfg(target_os = "linux")]
 use crate::sys;
+use crate::tls::TlsStream;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -16,11 +17,13 @@ use tokio::io::{Interest, Ready};
 use tokio::net::UnixStream;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-/// A connected stream socket of a user or a service.
+/// A connected stream socket of a user, a service or a member, or that of a link.
 #[derive(Debug)]
 pub enum Socket {
     /// Over TCP.
     Tcp(TcpStream),
+    /// Over TCP, under TLS.
+    Tls(Box<TlsStream>),
     /// On this machine, by path.
     #[cfg(unix)]
     Unix(UnixStream),
@@ -32,6 +35,12 @@ impl From<TcpStream> for Socket {
     }
 }
 
+impl From<TlsStream> for Socket {
+    fn from(stream: TlsStream) -> Self {
+        Self::Tls(stream.into())
+    }
+}
+
 #[cfg(unix)]
 impl From<UnixStream> for Socket {
     fn from(stream: UnixStream) -> Self {
@@ -39,11 +48,27 @@ impl From<UnixStream> for Socket {
     }
 }
 
-/// The same expression for either kind of stream.
+/// The same expression for any kind of stream.
 macro_rules! either {
     ($socket:expr, $stream:ident => $do:expr) => {
         match $socket {
             Socket::Tcp($stream) => $do,
+            Socket::Tls($stream) => $do,
+            #[cfg(unix)]
+            Socket::Unix($stream) => $do,
+        }
+    };
+}
+
+/// The same expression for any kind of the system's sockets, which for TLS is the one beneath.
+macro_rules! beneath {
+    ($socket:expr, $stream:ident => $do:expr) => {
+        match $socket {
+            Socket::Tcp($stream) => $do,
+            Socket::Tls(stream) => {
+                let $stream = stream.tcp();
+                $do
+            }
             #[cfg(unix)]
             Socket::Unix($stream) => $do,
         }
@@ -51,14 +76,47 @@ macro_rules! either {
 }
 
 impl Socket {
-    /// The TCP connection, if it is one.
+    /// The TCP connection, TLS over it or not: for its options and addresses. `None` for a Unix socket.
     #[cfg_attr(not(unix), allow(clippy::unnecessary_wraps, reason = "there are others elsewhere"))]
-    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+    pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.tcp()),
             #[cfg(unix)]
             Self::Unix(_) => None,
         }
+    }
+
+    /// The TCP connection, if its bytes are the payload itself: only these may be spliced.
+    pub(crate) fn bare_tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// The TLS session, if there is one.
+    pub fn tls(&self) -> Option<&TlsStream> {
+        match self {
+            Self::Tls(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// The same socket, registered with the current runtime; a TLS session goes on where it was.
+    ///
+    /// # Errors
+    /// The runtime takes no more sockets.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn again(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream.into_std()?)?),
+            Self::Tls(stream) => stream.again()?.into(),
+            #[cfg(unix)]
+            Self::Unix(stream) => Self::Unix(UnixStream::from_std(stream.into_std()?)?),
+        })
     }
 
     /// Waits until reading is worth a try. Cancel safe.
@@ -76,42 +134,123 @@ impl Socket {
         either!(self, stream => stream.poll_read_ready(context))
     }
 
+    /// The same for writing.
+    pub(crate) fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => stream.poll_write_ready(context))
+    }
+
     /// Waits for any of `interest`. Cancel safe.
     pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
         either!(self, stream => stream.ready(interest).await)
     }
 
-    /// Reads what has arrived: `Ok(0)` is the peer's end-of-file, `WouldBlock` that nothing is there yet.
+    /// Waits until the connection has failed, by a reset above all. Cancel safe.
+    pub async fn aborted(&self) {
+        // What cannot be waited for has failed too.
+        let _ = self.ready(Interest::ERROR).await;
+    }
+
+    /// Reads what has arrived, at least a byte; `Ok(0)` is the peer's end-of-file. Cancel safe.
+    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.readable().await?;
+            match self.try_read(buffer) {
+                Err(error) if is_temporary(&error) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Writes all of `bytes`, until the kernel has taken them. Not cancel safe: a part may have been sent.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.try_write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if is_temporary(&error) => self.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        self.taken().await
+    }
+
+    /// Reads what has arrived: `Ok(0)` is the peer's end-of-file, `WouldBlock` that nothing is there yet. Over TLS an
+    /// end-of-file is the peer's `close_notify`, and a connection that ends without it has been reset.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         either!(self, stream => stream.try_read(buffer))
     }
 
-    /// Writes what the kernel takes; `WouldBlock` when that is nothing.
+    /// As [`try_read`](Self::try_read), and cheaper, if that may take a short read for one that found nothing more.
+    pub(crate) fn try_read_out(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => try_read_out(stream, buffer),
+            _ => self.try_read(buffer),
+        }
+    }
+
+    /// Writes what the kernel takes; `WouldBlock` when that is nothing. Over TLS some of it may be left to
+    /// [`flush`](Self::flush).
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         either!(self, stream => stream.try_write(bytes))
     }
 
-    /// Sends end-of-file behind all that was written. Does not wait; reading goes on.
+    /// Sends end-of-file behind all that was written. Does not wait; reading goes on. Over TLS it may be left to
+    /// [`flush`](Self::flush).
     pub fn shutdown_write(&self) -> io::Result<()> {
-        either!(self, stream => SockRef::from(stream).shutdown(Shutdown::Write))
+        match self {
+            Self::Tls(stream) => stream.shutdown_write(),
+            _ => beneath!(self, stream => SockRef::from(stream).shutdown(Shutdown::Write)),
+        }
+    }
+
+    /// Ends both directions, whatever they still had to carry. Over TLS the peer is told, unless ciphertext waits.
+    pub(crate) fn shutdown(&self) {
+        if let Self::Tls(stream) = self {
+            // It ends one way or the other.
+            let _ = stream.shutdown_write();
+        }
+        let _ = beneath!(self, stream => SockRef::from(stream).shutdown(Shutdown::Both));
+    }
+
+    /// Whether the kernel has yet to take something that was written: then somebody has to wait until it is
+    /// [`writable`](Self::writable), and [`flush`](Self::flush). Only over TLS.
+    pub fn is_unflushed(&self) -> bool {
+        self.tls().is_some_and(|stream| stream.unflushed() > 0)
+    }
+
+    /// Gives the kernel what it takes of what was written before. Does not wait; gives whether nothing is left.
+    ///
+    /// # Errors
+    /// That nothing can be sent any more, also when that was found earlier.
+    pub fn flush(&self) -> io::Result<bool> {
+        self.tls().map_or(Ok(true), TlsStream::flush)
+    }
+
+    /// Waits until the kernel has taken all that was written. Cancel safe.
+    pub(crate) async fn taken(&self) -> io::Result<()> {
+        while !self.flush()? {
+            self.writable().await?;
+        }
+        Ok(())
     }
 
     /// Takes the error that the kernel keeps for this socket, such as a reset that no read or write has
     /// met yet. Whoever takes it is the only one to see it: reads may report a plain end-of-file after.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        either!(self, stream => stream.take_error())
+        beneath!(self, stream => stream.take_error())
     }
 
-    /// Bytes written that the peer has not acknowledged; an end-of-file on its way counts as one, and a Unix
-    /// socket's count includes the kernel's overhead. 0 where it cannot be asked (only Linux can).
+    /// Bytes written that the peer has not acknowledged, over TLS those of the ciphertext; an end-of-file on its way
+    /// counts as one, and a Unix socket's count includes the kernel's overhead. What the kernel has is 0 where it
+    /// cannot be asked (only Linux can).
     pub fn unsent(&self) -> usize {
+        let unflushed = self.tls().map_or(0, TlsStream::unflushed);
         #[cfg(target_os = "linux")]
         {
-            either!(self, stream => sys::unsent(std::os::fd::AsFd::as_fd(stream)))
+            unflushed + beneath!(self, stream => sys::unsent(std::os::fd::AsFd::as_fd(stream)))
         }
         #[cfg(not(target_os = "linux"))]
         {
-            0
+            unflushed
         }
     }
 
@@ -128,9 +267,10 @@ impl Socket {
         /// The first look again; each is twice as far from the one before.
         const SOON: Duration = Duration::from_millis(20);
         const LATE: Duration = Duration::from_secs(5);
+        self.taken().await?;
         let mut pause = SOON;
         // Only the end-of-file is left at 1; the kernel keeps trying that by itself.
-        while matches!(self, Self::Tcp(_)) && self.unsent() > 1 {
+        while self.tcp().is_some() && self.unsent() > 1 {
             if let Ok(ready) = tokio::time::timeout(pause, self.ready(Interest::ERROR)).await {
                 ready?;
                 return Err(self.failure());
@@ -149,16 +289,20 @@ impl Socket {
     }
 
     /// Whether the peer's end-of-file or an error has arrived, also behind unread bytes. Where the kernel
-    /// cannot be asked this (only Linux can), unread bytes hide it.
+    /// cannot be asked this (only Linux can), unread bytes hide it. Over TLS it is TCP's end-of-file, or a `close_notify`
+    /// that was read already.
     pub fn read_closed(&self) -> bool {
+        if self.tls().is_some_and(TlsStream::is_read_to_the_end) {
+            return true;
+        }
         #[cfg(target_os = "linux")]
         {
-            either!(self, stream => sys::read_closed(std::os::fd::AsFd::as_fd(stream)))
+            beneath!(self, stream => sys::read_closed(std::os::fd::AsFd::as_fd(stream)))
         }
         #[cfg(not(target_os = "linux"))]
         {
             let mut byte = [std::mem::MaybeUninit::uninit()];
-            match either!(self, stream => SockRef::from(stream).peek(&mut byte)) {
+            match beneath!(self, stream => SockRef::from(stream).peek(&mut byte)) {
                 Ok(read) => read == 0,
                 Err(error) => error.kind() != io::ErrorKind::WouldBlock,
             }
@@ -182,13 +326,26 @@ impl Socket {
     }
 
     fn set_linger(&self, linger: Option<Duration>) {
-        match self {
+        if let Some(stream) = self.tcp() {
             // Fails only on a connection that is gone, of which the peer cannot be told anything.
-            Self::Tcp(stream) => drop(SockRef::from(stream).set_linger(linger)),
-            #[cfg(unix)]
-            Self::Unix(_) => {}
+            let _ = SockRef::from(stream).set_linger(linger);
         }
     }
+
+    /// As [`watch_always_reading`], for TCP with TLS or without; a peer on this machine needs no watching.
+    pub fn watch_always_reading(&self) -> io::Result<()> {
+        self.tcp().map_or(Ok(()), watch_always_reading)
+    }
+
+    /// As [`watch_carrying`], likewise.
+    pub fn watch_carrying(&self) -> io::Result<()> {
+        self.tcp().map_or(Ok(()), watch_carrying)
+    }
+}
+
+/// Whether to wait and try again is all that the error asks for.
+fn is_temporary(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// As [`TcpStream::try_read`]; but a read that leaves room in the buffer also counts as one that found nothing more,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use relay_client::{Connection, Error, Event, Listener, Protocol, RelayAddr};
+use relay_client::{Builder, Connection, Error, Event, IpNet, Listener, Protocol, RelayAddr, Tls};
 use relay_net::pipe::{HALF_CLOSED_IDLE, Moved};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
@@ -37,8 +37,14 @@ pub struct Config {
     pub service: Service,
     /// Where they come from.
     pub relay: RelayAddr,
+    /// TLS to the relay, and who we are there; plain text without.
+    pub tls: Option<Tls>,
     /// How they come.
     pub protocol: Protocol,
+    /// The public port that it must be; any that is free, if none.
+    pub port: Option<u16>,
+    /// The networks whose users the relay is to let in; everyone, if there are none.
+    pub allow: Vec<IpNet>,
     /// Whether the link may change to BBR.
     pub bbr: bool,
     /// How long live users may finish at the end.
@@ -48,10 +54,40 @@ pub struct Config {
 }
 
 impl Config {
-    /// 30 s for the last users, at most 24 576 at once: less than the 28 232 ports that Linux tells
-    /// sockets to one address of a service apart by.
+    /// Plain text, any port, for everyone; 30 s for the last users, at most 24 576 at once: less than the 28 232
+    /// ports that Linux tells sockets to one address of a service apart by.
     pub fn new(service: Service, relay: RelayAddr, protocol: Protocol) -> Self {
-        Self { service, relay, protocol, bbr: true, drain: Duration::from_secs(30), max_users: 24_576 }
+        Self {
+            service,
+            relay,
+            tls: None,
+            protocol,
+            port: None,
+            allow: Vec::new(),
+            bbr: true,
+            drain: Duration::from_secs(30),
+            max_users: 24_576,
+        }
+    }
+
+    fn listener(&self) -> Builder {
+        let mut builder = Listener::builder(self.relay.clone())
+            .protocol(self.protocol)
+            .allow(self.allow.clone())
+            .bbr(self.bbr)
+            .retry_first(true);
+        if let Some(tls) = &self.tls {
+            builder = builder.tls(tls.clone());
+        }
+        if let Some(port) = self.port {
+            builder = builder.port(port);
+        }
+        builder
+    }
+
+    /// Whether users may come from anywhere.
+    fn is_for_everyone(&self) -> bool {
+        self.allow.is_empty() || self.allow.iter().any(|network| network.prefix_len() == 0)
     }
 }
 
@@ -69,8 +105,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let mut shutdown = pin!(shutdown);
     let forwarder = Arc::new(Forwarder::new(config));
-    let config = &forwarder.config;
-    let builder = Listener::builder(config.relay.clone()).protocol(config.protocol).bbr(config.bbr).retry_first(true);
+    let builder = forwarder.config.listener();
     let mut events = builder.events();
     let mut report = Report::new(&forwarder, announce);
 
@@ -85,42 +120,56 @@ pub async fn run(
 
     let mut users = JoinSet::new();
     let mut repeats = interval(REPEATS_EVERY);
-    loop {
+    let ended = loop {
         // In this order, a user counts for the tunnel that he came through: a tunnel is established before
         // its first user is there, and lost after its last. Only a user of event whose dial-back outlives
         // the tunnel counts for the next.
         tokio::select! {
             biased;
-            () = &mut shutdown => break,
+            () = &mut shutdown => break Ok(()),
             Some(event) = events.next() => {
+                let mut failed = None;
                 if let Event::Lost { .. } = event {
                     while let Some(user) = waiting(&mut listener).await {
-                        forwarder.take(user?, &report.tunnel, &mut users);
+                        match user {
+                            Ok(user) => forwarder.take(user, &report.tunnel, &mut users),
+                            Err(error) => {
+                                failed = Some(error);
+                                break;
+                            }
+                        }
                     }
                 }
                 report.event(event);
+                if let Some(error) = failed {
+                    break Err(error);
+                }
             }
             Some(_) = users.join_next() => {}
             _ = repeats.tick() => {
                 forwarder.say_repeats();
                 report.say_drops(Instant::now());
             }
-            user = listener.accept() => forwarder.take(user?, &report.tunnel, &mut users),
+            user = listener.accept() => match user {
+                Ok(user) => forwarder.take(user, &report.tunnel, &mut users),
+                Err(error) => break Err(error),
+            },
         }
-    }
+    };
 
     info!(live = users.len(), "forwarder stops; live users may finish");
-    report.stop();
+    report.stop(ended.as_ref().err());
     let mut closed = pin!(listener.close());
-    if timeout(config.drain, &mut closed).await.is_err() {
-        warn!(after = ?config.drain, live = users.len(), "live users are reset");
+    let drain = forwarder.config.drain;
+    if timeout(drain, &mut closed).await.is_err() {
+        warn!(after = ?drain, live = users.len(), "live users are reset");
         users.abort_all();
         let _ = timeout(LAST_WORDS, closed).await;
     }
     // With the last of them goes the tunnel, which says so.
     while users.join_next().await.is_some() {}
     forwarder.say_repeats();
-    Ok(())
+    ended
 }
 
 /// A user who is there already.
@@ -279,10 +328,17 @@ impl<'a, F: FnMut(&RelayAddr)> Report<'a, F> {
     }
 
     fn established(&mut self, address: RelayAddr) {
-        let Config { relay, protocol, service, .. } = &self.forwarder.config;
+        let config = &self.forwarder.config;
+        let Config { relay, protocol, service, .. } = config;
         let moved = self.announced.as_ref() != Some(&address);
         if moved || !self.quiet {
             info!(%relay, %protocol, %address, %service, "tunnel opened");
+        }
+        if self.announced.is_none() && config.is_for_everyone() {
+            warn!(
+                "anyone who reaches {address} reaches {service}, which takes them for local connections; \
+                 narrow with --allow"
+            );
         }
         if moved {
             (self.announce)(&address);
@@ -310,9 +366,9 @@ impl<'a, F: FnMut(&RelayAddr)> Report<'a, F> {
         }
     }
 
-    fn stop(mut self) {
+    fn stop(mut self, failure: Option<&Error>) {
         self.say_drops(Instant::now() + DROPS_EVERY);
-        let _ = self.tunnel.reason.set("the forwarder was stopped".into());
+        let _ = self.tunnel.reason.set(failure.map_or("the forwarder was stopped".into(), ToString::to_string));
     }
 
     /// Says how often a cause came back by `now`, where that was not said for long.

@@ -9,7 +9,6 @@ use relay_proto::yamux::{HEADER_LEN, Received, StreamEnd, StreamId};
 
 use super::link::{Ended, Shared};
 use super::stream::{Cause, Inbox, Slot};
-use crate::socket;
 use crate::splice::{BULK, KernelPipe};
 
 /// What is read from a link at once, in bytes: large enough that a system call costs little, and small
@@ -41,7 +40,7 @@ impl Shared {
                 // The rest of this frame and the next header.
                 let rest = ahead.map_or(0, |(_, length)| length as usize);
                 let most = if *bulk { buffer.len().min(rest + HEADER_LEN) } else { buffer.len() };
-                match socket::try_read_out(&self.wire, &mut buffer[..most]) {
+                match self.wire.try_read_out(&mut buffer[..most]) {
                     Ok(0) => return Err(Ended::PeerClosed),
                     Ok(read) => {
                         self.process(&buffer[..read])?;
@@ -64,11 +63,12 @@ impl Shared {
     /// it. Gives whether it could.
     fn splice_ahead(&self, id: StreamId, length: u32) -> Result<bool, Ended> {
         let now = Instant::now();
+        let Some(wire) = self.wire.bare_tcp() else { return Ok(false) };
         let Some(slot) = self.state().slots.get(&id).cloned() else { return Ok(false) };
         let mut inbox = slot.inbox();
         let Some(socket) = inbox.spliceable() else { return Ok(false) };
         let Some(mut pipe) = KernelPipe::get() else { return Ok(false) };
-        let moved = match pipe.fill(&self.wire, length as usize) {
+        let moved = match pipe.fill(wire, length as usize) {
             Ok(0) => return Err(Ended::PeerClosed),
             Ok(moved) => moved,
             // A read may find more.
@@ -76,7 +76,7 @@ impl Shared {
             Err(error) => return Err(Ended::Io(error.kind())),
         };
         self.state().session.received_elsewhere(u32::try_from(moved).unwrap_or(length), now);
-        let drained = socket.tcp().map_or(Ok(0), |stream| pipe.drain(stream));
+        let drained = socket.bare_tcp().map_or(Ok(0), |stream| pipe.drain(stream));
         match drained {
             Ok(taken) => {
                 pipe.take(|bytes| inbox.queue(bytes)).map_err(|error| Ended::Io(error.kind()))?;
@@ -169,9 +169,10 @@ impl Shared {
         while let Some(id) = state.session.overflowed() {
             evicted.extend(state.slots.remove(&id));
         }
+        let waits = queued > 0 || inbox.is_unflushed();
         drop((state, inbox));
         slot.count_delivered(taken);
-        if queued > 0 {
+        if waits {
             slot.wake_down();
         }
         for slot in evicted {

@@ -4,15 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use relay_proto::yamux::{self, Role, Session, SessionError, StreamId};
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{unconstrained, yield_now};
 use tokio::time;
@@ -20,6 +17,7 @@ use tokio::time;
 use super::output::{Output, Written};
 use super::path::Path;
 use super::stream::{Cause, Slot, Stream};
+use crate::socket::Socket;
 
 /// How long a link that has said its last word waits for the peer to close too, so that the kernel does
 /// not cut off what the peer has yet to read.
@@ -125,7 +123,7 @@ impl Phase {
 }
 
 pub(super) struct Shared {
-    pub(super) wire: TcpStream,
+    pub(super) wire: Socket,
     state: Mutex<State>,
     phase: watch::Sender<Phase>,
     /// One permit for each stream that may yet be opened without an ACK.
@@ -153,8 +151,8 @@ impl Link {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn start(role: Role, socket: TcpStream, early: Vec<u8>, config: Config) -> Self {
-        let (link, task) = Self::with_task(role, socket, early, config);
+    pub fn start(role: Role, socket: impl Into<Socket>, early: Vec<u8>, config: Config) -> Self {
+        let (link, task) = Self::with_task(role, socket.into(), early, config);
         // It gives way by itself; counted by tokio as well, it would hear of sources that it may not read yet.
         tokio::spawn(unconstrained(task));
         link
@@ -163,7 +161,7 @@ impl Link {
     /// A link and its task, which is still to be run.
     pub(super) fn with_task(
         role: Role,
-        socket: TcpStream,
+        socket: Socket,
         early: Vec<u8>,
         config: Config,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
@@ -379,7 +377,7 @@ async fn run(shared: Arc<Shared>, early: Vec<u8>, mut path: Path) {
     }
     // Handles to the link may live on, and with them the socket and what it did not take.
     shared.state().output = Output::default();
-    let _ = SockRef::from(&shared.wire).shutdown(Shutdown::Both);
+    shared.wire.shutdown();
     shared.phase.send_replace(Phase::Closed(why));
 }
 
@@ -486,7 +484,9 @@ async fn close(shared: &Shared, path: &mut Path) {
             Written::Full | Written::Failed(_) => return,
         }
     }
-    let _ = SockRef::from(&shared.wire).shutdown(Shutdown::Write);
+    if shared.wire.shutdown_write().is_err() || shared.wire.taken().await.is_err() {
+        return;
+    }
     let mut discard = [0; 4096];
     while shared.wire.readable().await.is_ok() {
         match shared.wire.try_read(&mut discard) {

@@ -8,12 +8,10 @@ use std::time::Instant;
 
 use relay_proto::yamux::{FRAME_LARGEST, Flags, HEADER_LEN, Header, StreamId, Transmit};
 
-use tokio::net::TcpStream;
-
 use super::link::{Shared, State};
 use super::path::Path;
 use super::stream::Read;
-use crate::socket;
+use crate::socket::{self, Socket};
 use crate::splice::KernelPipe;
 
 /// Frames are collected until there are as many bytes as this; the last may go beyond by its own length.
@@ -105,7 +103,16 @@ impl Shared {
     pub(super) fn write_some(&self, path: &mut Path) -> Written {
         FRAMES.with_borrow_mut(|batch| {
             let mut total = 0;
+            // Over TLS: what was encrypted before, and what TLS itself has to say.
+            let flushed = match self.wire.flush() {
+                Ok(flushed) => flushed,
+                Err(error) => return Written::Failed(error.kind()),
+            };
             let mut state = self.state();
+            state.output.full = !flushed;
+            if !flushed {
+                return Written::Full;
+            }
             loop {
                 let Begun { stream, bytes, mut pipe } = std::mem::take(&mut state.output.begun);
                 batch.begin(stream, &bytes);
@@ -125,7 +132,7 @@ impl Shared {
                     }
                 };
                 pipe = pipe.filter(|pipe| pipe.held() > 0);
-                let full = taken < batch.bytes().len() || pipe.is_some();
+                let full = taken < batch.bytes().len() || pipe.is_some() || self.wire.is_unflushed();
                 total += taken;
                 let round = path.wrote(&self.wire, taken, full, Instant::now());
                 state = self.state();
@@ -158,7 +165,10 @@ impl Shared {
             taken = write(&self.wire, bytes, pipe.is_some())?;
         }
         match pipe {
-            Some(pipe) if taken == bytes.len() => Ok(taken + pipe.drain(&self.wire).map_err(|error| error.kind())?),
+            Some(pipe) if taken == bytes.len() => {
+                let drained = self.wire.bare_tcp().map_or(Ok(0), |wire| pipe.drain(wire));
+                Ok(taken + drained.map_err(|error| error.kind())?)
+            }
             _ => Ok(taken),
         }
     }
@@ -201,7 +211,8 @@ impl Shared {
             };
             let Some(slot) = state.slots.get(&id).cloned() else { continue };
             drop(state);
-            if let Some(pipe) = slot.splice_source(max as usize) {
+            let may_splice = self.wire.bare_tcp().is_some();
+            if let Some(pipe) = may_splice.then(|| slot.splice_source(max as usize)).flatten() {
                 state = self.state();
                 // A stream that was reset meanwhile has no use for them.
                 if let Some(header) = state.session.sent(id, u32::try_from(pipe.held()).unwrap_or(max)) {
@@ -238,12 +249,19 @@ impl Shared {
 }
 
 /// Writes what the link takes, 0 bytes if none. `more` follows at once: the kernel need not send these alone.
-fn write(wire: &TcpStream, bytes: &[u8], more: bool) -> Result<usize, io::ErrorKind> {
+fn write(wire: &Socket, bytes: &[u8], more: bool) -> Result<usize, io::ErrorKind> {
+    let mut written = 0;
     loop {
-        let result = if more { socket::try_write_ahead(wire, bytes) } else { wire.try_write(bytes) };
+        let rest = &bytes[written..];
+        let result = match wire {
+            Socket::Tcp(wire) if more => socket::try_write_ahead(wire, rest),
+            _ => wire.try_write(rest),
+        };
         match result {
-            Ok(taken) => return Ok(taken),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            // TLS takes a few records at a time.
+            Ok(taken) if taken < rest.len() && wire.tls().is_some() => written += taken,
+            Ok(taken) => return Ok(written + taken),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(written),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error.kind()),
         }
@@ -406,6 +424,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     async fn payload_in_a_pipe_stays_behind_its_header_and_never_goes_ahead_of_others() {
         use tokio::io::AsyncWriteExt;
+        use tokio::net::TcpStream;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut source = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let near = listener.accept().await.unwrap().0;

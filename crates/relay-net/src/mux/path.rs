@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use relay_proto::yamux::Pace;
 use tokio::net::TcpStream;
 
+use crate::socket::Socket;
 use crate::sys;
 
 /// How much may be unsent at least, in bytes: what the kernel needs to go on between two wake-ups of ours.
@@ -56,8 +57,8 @@ enum Control {
 
 impl Path {
     /// `may_change` allows another congestion control than the system's.
-    pub(super) fn new(wire: &TcpStream, may_change: bool, now: Instant) -> Self {
-        let control = match sys::congestion_control(wire) {
+    pub(super) fn new(wire: &Socket, may_change: bool, now: Instant) -> Self {
+        let control = match wire.tcp().and_then(sys::congestion_control) {
             Some(name) if name.starts_with(b"bbr") => Control::BbrStarting,
             Some(_) if may_change => Control::System,
             _ => Control::Settled,
@@ -66,8 +67,9 @@ impl Path {
     }
 
     /// The link took `bytes`, and then refused more if it is `full`. Gives how much to put into the next round.
-    pub(super) fn wrote(&mut self, wire: &TcpStream, bytes: usize, full: bool, now: Instant) -> u32 {
+    pub(super) fn wrote(&mut self, wire: &Socket, bytes: usize, full: bool, now: Instant) -> u32 {
         self.pace.wrote(bytes, full, now);
+        let Some(wire) = wire.tcp() else { return self.pace.round() };
         if now >= self.next_sample {
             self.next_sample = now + SAMPLE;
             self.sample(wire);

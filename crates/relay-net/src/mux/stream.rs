@@ -233,7 +233,7 @@ impl Slot {
         if most < BULK || !self.bulk.load(Ordering::Relaxed) {
             return None;
         }
-        let stream = self.socket.get()?.tcp()?;
+        let stream = self.socket.get()?.bare_tcp()?;
         let mut pipe = KernelPipe::get()?;
         let moved = match pipe.fill(stream, most) {
             Ok(moved) => moved,
@@ -262,7 +262,12 @@ impl Inbox {
     /// The socket, if bytes may go to it past the queue.
     pub(super) fn spliceable(&self) -> Option<Arc<Socket>> {
         let open = self.cause.is_none() && self.failed.is_none() && self.queue.is_empty();
-        self.socket.clone().filter(|socket| open && socket.tcp().is_some())
+        self.socket.clone().filter(|socket| open && socket.bare_tcp().is_some())
+    }
+
+    /// Whether the socket holds ciphertext that its task has to flush.
+    pub(super) fn is_unflushed(&self) -> bool {
+        self.socket.as_ref().is_some_and(|socket| socket.is_unflushed())
     }
 
     pub(super) fn fail(&mut self, kind: io::ErrorKind) {
@@ -478,7 +483,7 @@ impl Stream {
     /// From the link to the socket: what the link's reader could not write at once, then the end.
     async fn down(&self, socket: &Socket) -> Result<(), Failure> {
         loop {
-            let waits = {
+            let (written, queues, finished) = {
                 let mut inbox = self.slot.inbox();
                 if let Some(cause) = inbox.cause {
                     return Err(Failure::Stream(cause));
@@ -492,18 +497,17 @@ impl Stream {
                 if let Some(kind) = inbox.failed {
                     return Err(Failure::Socket(kind));
                 }
-                let waits = !inbox.queue.is_empty();
-                if !waits && inbox.finished {
-                    drop(inbox);
-                    self.shared.tell();
-                    return socket.shutdown_write().map_err(Failure::socket);
-                }
-                drop(inbox);
-                if written > 0 {
-                    self.shared.tell();
-                }
-                waits
+                (written, !inbox.queue.is_empty(), inbox.finished)
             };
+            let ends = finished && !queues;
+            if written > 0 || ends {
+                self.shared.tell();
+            }
+            if ends {
+                socket.shutdown_write().map_err(Failure::socket)?;
+                return socket.taken().await.map_err(Failure::socket);
+            }
+            let waits = queues || !socket.flush().map_err(Failure::socket)?;
             if waits {
                 tokio::select! {
                     writable = socket.writable() => writable.map_err(Failure::socket)?,

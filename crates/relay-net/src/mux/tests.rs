@@ -2,6 +2,7 @@
 
 #[cfg(target_os = "linux")]
 mod bulk;
+mod secure;
 
 use std::io::ErrorKind;
 use std::sync::atomic::Ordering;
@@ -30,9 +31,18 @@ struct Path {
     forwarder: Link,
 }
 
+/// Whether the link is over TLS: all that follows holds for both.
+const SECURE: [bool; 2] = [false, true];
+
 impl Path {
-    async fn new(config: Config) -> Self {
+    async fn new(config: Config, secure: bool) -> Self {
         let (a, b) = pair().await;
+        let (a, b): (Socket, Socket) = if secure {
+            let (a, b) = crate::tls::tests::over(a, b).await;
+            (a.into(), b.into())
+        } else {
+            (a.into(), b.into())
+        };
         Self {
             relay: Link::start(Role::Relay, a, vec![], config.clone()),
             forwarder: Link::start(Role::Forwarder, b, vec![], config),
@@ -91,154 +101,174 @@ async fn exchange(mut user: TcpStream, mut service: TcpStream, len: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_go_both_ways_and_both_ends_are_carried() {
-    let path = Path::new(Config::default()).await;
-    for len in [0, 1, 100_000, 20_000_000] {
-        let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
-        exchange(user, service, len).await;
-        assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+    for secure in SECURE {
+        let path = Path::new(Config::default(), secure).await;
+        for len in [0, 1, 100_000, 20_000_000] {
+            let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+            exchange(user, service, len).await;
+            assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+        }
+        assert_eq!((path.relay.streams(), path.forwarder.streams()), (0, 0));
     }
-    assert_eq!((path.relay.streams(), path.forwarder.streams()), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_hundred_users_at_once() {
-    let path = Path::new(Config::default()).await;
-    let mut users = Vec::new();
-    for _ in 0..300 {
-        let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
-        users.push(tokio::spawn(async move {
-            exchange(user, service, 100_000).await;
-            assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
-        }));
-    }
-    for user in users {
-        user.await.unwrap();
+    for secure in SECURE {
+        let path = Path::new(Config::default(), secure).await;
+        let mut users = Vec::new();
+        for _ in 0..300 {
+            let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+            users.push(tokio::spawn(async move {
+                exchange(user, service, 100_000).await;
+                assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+            }));
+        }
+        for user in users {
+            user.await.unwrap();
+        }
     }
 }
 
 #[tokio::test]
 async fn half_close_lets_the_reply_come() {
-    let path = Path::new(Config::default()).await;
-    let (mut user, mut service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
-    user.write_all(b"question").await.unwrap();
-    user.shutdown().await.unwrap();
-    let mut question = String::new();
-    service.read_to_string(&mut question).await.unwrap();
-    service.write_all(b"answer").await.unwrap();
-    drop(service);
-    let mut answer = String::new();
-    user.read_to_string(&mut answer).await.unwrap();
-    assert_eq!((question.as_str(), answer.as_str()), ("question", "answer"));
-    assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+    for secure in SECURE {
+        let path = Path::new(Config::default(), secure).await;
+        let (mut user, mut service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        user.write_all(b"question").await.unwrap();
+        user.shutdown().await.unwrap();
+        let mut question = String::new();
+        service.read_to_string(&mut question).await.unwrap();
+        service.write_all(b"answer").await.unwrap();
+        drop(service);
+        let mut answer = String::new();
+        user.read_to_string(&mut answer).await.unwrap();
+        assert_eq!((question.as_str(), answer.as_str()), ("question", "answer"));
+        assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+    }
 }
 
 #[tokio::test]
 async fn a_reset_is_carried_each_way() {
-    let path = Path::new(Config::default()).await;
-    for user_aborts in [true, false] {
-        let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
-        let (aborts, mut other) = if user_aborts { (user, service) } else { (service, user) };
-        aborts.set_zero_linger().unwrap();
-        drop(aborts);
-        let error = timeout(PATIENCE, other.read_u8()).await.expect("no reset came").unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        let (at_relay, at_forwarder) = pipes.await.unwrap();
-        let aborted = |end| match end {
-            End::UserAborted(_) => user_aborts,
-            End::ServiceAborted(_) => !user_aborts,
-            _ => false,
-        };
-        assert!(aborted(at_relay) && aborted(at_forwarder));
+    for secure in SECURE {
+        let path = Path::new(Config::default(), secure).await;
+        for user_aborts in [true, false] {
+            let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+            let (aborts, mut other) = if user_aborts { (user, service) } else { (service, user) };
+            aborts.set_zero_linger().unwrap();
+            drop(aborts);
+            let error = timeout(PATIENCE, other.read_u8()).await.expect("no reset came").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            let (at_relay, at_forwarder) = pipes.await.unwrap();
+            let aborted = |end| match end {
+                End::UserAborted(_) => user_aborts,
+                End::ServiceAborted(_) => !user_aborts,
+                _ => false,
+            };
+            assert!(aborted(at_relay) && aborted(at_forwarder));
+        }
     }
 }
 
 /// Fills the path until nothing moves any more, then aborts.
 #[tokio::test]
 async fn a_reset_is_noticed_under_back_pressure() {
-    let path = Path::new(Config::default()).await;
-    let (user, mut service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
-    let chunk = vec![0; 65536];
-    while timeout(Duration::from_millis(300), user.writable()).await.is_ok() {
-        let _ = user.try_write(&chunk);
+    for secure in SECURE {
+        let path = Path::new(Config::default(), secure).await;
+        let (user, mut service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        let chunk = vec![0; 65536];
+        while timeout(Duration::from_millis(300), user.writable()).await.is_ok() {
+            let _ = user.try_write(&chunk);
+        }
+        user.set_zero_linger().unwrap();
+        drop(user);
+        let (at_relay, _) = timeout(PATIENCE, pipes).await.expect("the abort was not noticed").unwrap();
+        assert!(matches!(at_relay, End::UserAborted(_)), "{at_relay:?}");
+        let mut rest = Vec::new();
+        assert_eq!(service.read_to_end(&mut rest).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
-    user.set_zero_linger().unwrap();
-    drop(user);
-    let (at_relay, _) = timeout(PATIENCE, pipes).await.expect("the abort was not noticed").unwrap();
-    assert!(matches!(at_relay, End::UserAborted(_)), "{at_relay:?}");
-    let mut rest = Vec::new();
-    assert_eq!(service.read_to_end(&mut rest).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]
 async fn a_lost_link_resets_its_users() {
-    let path = Path::new(Config::default()).await;
-    let (mut user, mut service, _pipes) = path.connect(HALF_CLOSED_IDLE).await;
-    path.forwarder.abort();
-    assert_eq!(timeout(PATIENCE, user.read_u8()).await.unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert_eq!(timeout(PATIENCE, service.read_u8()).await.unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
-    assert_eq!(timeout(PATIENCE, path.relay.ended()).await.unwrap(), Ended::PeerClosed);
-    assert!(path.relay.open().await.is_err());
-    assert!(path.forwarder.accept().await.is_none());
+    for secure in SECURE {
+        let path = Path::new(Config::default(), secure).await;
+        let (mut user, mut service, _pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        path.forwarder.abort();
+        assert_eq!(timeout(PATIENCE, user.read_u8()).await.unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!(timeout(PATIENCE, service.read_u8()).await.unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!(timeout(PATIENCE, path.relay.ended()).await.unwrap(), Ended::PeerClosed);
+        assert!(path.relay.open().await.is_err());
+        assert!(path.forwarder.accept().await.is_none());
+    }
 }
 
 #[tokio::test]
 async fn a_link_finishes_after_its_last_stream() {
-    let path = Path::new(Config::default()).await;
-    let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
-    path.forwarder.go_away();
-    path.forwarder.finish();
-    assert_eq!(timeout(PATIENCE, path.relay.refusing()).await.expect("GoAway did not arrive"), None);
-    assert!(path.relay.open().await.is_err());
-    exchange(user, service, 1_000_000).await;
-    assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
-    assert_eq!(timeout(PATIENCE, path.forwarder.ended()).await.unwrap(), Ended::Finished);
-    assert_eq!(timeout(PATIENCE, path.relay.ended()).await.unwrap(), Ended::PeerClosed);
+    for secure in SECURE {
+        let path = Path::new(Config::default(), secure).await;
+        let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        path.forwarder.go_away();
+        path.forwarder.finish();
+        assert_eq!(timeout(PATIENCE, path.relay.refusing()).await.expect("GoAway did not arrive"), None);
+        assert!(path.relay.open().await.is_err());
+        exchange(user, service, 1_000_000).await;
+        assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+        assert_eq!(timeout(PATIENCE, path.forwarder.ended()).await.unwrap(), Ended::Finished);
+        assert_eq!(timeout(PATIENCE, path.relay.ended()).await.unwrap(), Ended::PeerClosed);
+    }
 }
 
 #[tokio::test]
 async fn a_half_closed_stream_in_which_nothing_moves_is_reset() {
-    let path = Path::new(Config::default()).await;
-    let (mut user, mut service, pipes) = path.connect(Duration::from_millis(200)).await;
-    user.shutdown().await.unwrap();
-    assert_eq!(service.read(&mut [0]).await.unwrap(), 0);
-    let ends = timeout(PATIENCE, pipes).await.unwrap().unwrap();
-    assert!(matches!(ends, (End::Idle, _) | (_, End::Idle)), "{ends:?}");
-    assert_eq!(user.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    for secure in SECURE {
+        let path = Path::new(Config::default(), secure).await;
+        let (mut user, mut service, pipes) = path.connect(Duration::from_millis(200)).await;
+        user.shutdown().await.unwrap();
+        assert_eq!(service.read(&mut [0]).await.unwrap(), 0);
+        let ends = timeout(PATIENCE, pipes).await.unwrap().unwrap();
+        assert!(matches!(ends, (End::Idle, _) | (_, End::Idle)), "{ends:?}");
+        assert_eq!(user.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
 }
 
 #[tokio::test]
 async fn a_stalled_reader_does_not_slow_another() {
-    let path = Path::new(Config::default()).await;
-    let (stalled, mut source, _pipes) = path.connect(HALF_CLOSED_IDLE).await;
-    let flood = tokio::spawn(async move {
-        let chunk = vec![0; 65536];
-        while source.write_all(&chunk).await.is_ok() {}
-    });
-    for _ in 0..20 {
-        let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
-        exchange(user, service, 500_000).await;
-        assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+    for secure in SECURE {
+        let path = Path::new(Config::default(), secure).await;
+        let (stalled, mut source, _pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        let flood = tokio::spawn(async move {
+            let chunk = vec![0; 65536];
+            while source.write_all(&chunk).await.is_ok() {}
+        });
+        for _ in 0..20 {
+            let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+            exchange(user, service, 500_000).await;
+            assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+        }
+        flood.abort();
+        drop(stalled);
     }
-    flood.abort();
-    drop(stalled);
 }
 
 /// Half of what may be queued belongs to a user who never reads: at the bound that one is reset.
 #[tokio::test]
 async fn the_memory_of_a_link_is_bounded() {
-    let session = yamux::Config { max_queued: 100_000, ..yamux::Config::default() };
-    let path = Path::new(Config { session, ..Config::default() }).await;
-    let (mut user, mut service, _pipes) = path.connect(HALF_CLOSED_IDLE).await;
-    let flood = tokio::spawn(async move {
-        let chunk = vec![7; 65536];
-        while service.write_all(&chunk).await.is_ok() {}
-    });
-    timeout(PATIENCE, flood).await.expect("the stalled user's stream was not reset").unwrap();
-    let mut rest = Vec::new();
-    assert_eq!(user.read_to_end(&mut rest).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
-    let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
-    exchange(user, service, 10_000).await;
-    assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+    for secure in SECURE {
+        let session = yamux::Config { max_queued: 100_000, ..yamux::Config::default() };
+        let path = Path::new(Config { session, ..Config::default() }, secure).await;
+        let (mut user, mut service, _pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        let flood = tokio::spawn(async move {
+            let chunk = vec![7; 65536];
+            while service.write_all(&chunk).await.is_ok() {}
+        });
+        timeout(PATIENCE, flood).await.expect("the stalled user's stream was not reset").unwrap();
+        let mut rest = Vec::new();
+        assert_eq!(user.read_to_end(&mut rest).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        exchange(user, service, 10_000).await;
+        assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+    }
 }
 
 #[tokio::test]
@@ -385,22 +415,24 @@ async fn a_complete_stream_is_delivered_although_the_link_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_who_pauses_loses_nothing() {
     const IDLE: Duration = Duration::from_millis(200);
-    let path = Path::new(Config::default()).await;
-    for len in [300_000, 3_000_000, 20_000_000] {
-        let (mut user, mut service, pipes) = path.connect(IDLE).await;
-        user.shutdown().await.unwrap();
-        let body = pattern(len, 9);
-        let sent = body.clone();
-        let sender = tokio::spawn(async move {
-            service.write_all(&sent).await.unwrap();
-            service.shutdown().await.unwrap();
-            service
-        });
-        tokio::time::sleep(5 * IDLE).await;
-        let mut got = Vec::new();
-        timeout(PATIENCE, user.read_to_end(&mut got)).await.unwrap().unwrap();
-        assert!(got == body, "{} of {len} bytes", got.len());
-        drop(sender.await.unwrap());
-        assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+    for secure in SECURE {
+        let path = Path::new(Config::default(), secure).await;
+        for len in [300_000, 3_000_000, 20_000_000] {
+            let (mut user, mut service, pipes) = path.connect(IDLE).await;
+            user.shutdown().await.unwrap();
+            let body = pattern(len, 9);
+            let sent = body.clone();
+            let sender = tokio::spawn(async move {
+                service.write_all(&sent).await.unwrap();
+                service.shutdown().await.unwrap();
+                service
+            });
+            tokio::time::sleep(5 * IDLE).await;
+            let mut got = Vec::new();
+            timeout(PATIENCE, user.read_to_end(&mut got)).await.unwrap().unwrap();
+            assert!(got == body, "{} of {len} bytes", got.len());
+            drop(sender.await.unwrap());
+            assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+        }
     }
 }

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Small reads are copied. After a large one the next is spliced, as long as they stay large, and `Holding` then
-//! is `Piped`: what was not taken waits in the kernel's pipe.
+//! is `Piped`: what was not taken waits in the kernel's pipe. Nothing is spliced to or from TLS, and nothing read for a
+//! side while ciphertext waits there.
 
 use crate::socket::Socket;
 use crate::splice::{BULK, KernelPipe};
@@ -100,9 +101,9 @@ impl<'a> Flow<'a> {
         Self { state, bulk: manner == Manner::Spliced, splice_from, moved }
     }
 
-    /// Waits for bytes or the end-of-file of the sending side.
-    pub(super) fn reads(&self) -> bool {
-        matches!(self.state, State::Reading)
+    /// Waits for bytes or the end-of-file of the sending side, to pass on to `to`.
+    pub(super) fn reads(&self, to: &Socket) -> bool {
+        matches!(self.state, State::Reading) && !to.is_unflushed()
     }
 
     /// Waits for the receiving side to take bytes.
@@ -117,6 +118,7 @@ impl<'a> Flow<'a> {
 
     /// Moves what can be moved at once, and passes the end-of-file on when it comes to it.
     pub(super) fn advance(&mut self, from: &Socket, to: &Socket) -> Result<Turn, Fault> {
+        to.flush().map_err(|error| Fault::To(error.kind()))?;
         let mut turn = Turn { moved: 0, more: false };
         while !self.ended() {
             match self.step(from, to)? {
@@ -154,7 +156,7 @@ impl<'a> Flow<'a> {
     /// One read and the write of what it read, or a write of what is held.
     fn step(&mut self, from: &Socket, to: &Socket) -> Result<Step, Fault> {
         if self.bulk
-            && self.reads()
+            && self.reads(to)
             && let Some(step) = self.splice(from, to)?
         {
             return Ok(step);
@@ -178,6 +180,7 @@ impl<'a> Flow<'a> {
                 self.state = State::Reading;
                 Ok(Step::Moved(written))
             }
+            State::Reading if to.is_unflushed() => Ok(Step::Wait(0)),
             State::Reading => PASSING.with_borrow_mut(|buffer| {
                 let bytes = match from.try_read(buffer) {
                     Ok(0) => return Ok(Step::EndOfFile),
@@ -198,7 +201,7 @@ impl<'a> Flow<'a> {
 
     /// A step past our memory. `None` where that cannot be, or where a read has to say why nothing came.
     fn splice(&mut self, from: &Socket, to: &Socket) -> Result<Option<Step>, Fault> {
-        let (Some(from), Some(_)) = (from.tcp(), to.tcp()) else { return Ok(None) };
+        let (Some(from), Some(_)) = (from.bare_tcp(), to.bare_tcp()) else { return Ok(None) };
         let Some(mut pipe) = KernelPipe::get() else { return Ok(None) };
         match pipe.fill(from, TURN) {
             Ok(0) => return Ok(Some(Step::EndOfFile)),
@@ -218,7 +221,7 @@ impl<'a> Flow<'a> {
 /// Moves what the pipe holds to `to`, until that takes no more; returns and counts what it took.
 fn drain(pipe: &mut KernelPipe, to: &Socket, moved: &AtomicU64) -> Result<usize, Fault> {
     // Only what goes to a TCP socket is put into a pipe.
-    let Some(stream) = to.tcp() else { return Err(Fault::To(io::ErrorKind::Unsupported)) };
+    let Some(stream) = to.bare_tcp() else { return Err(Fault::To(io::ErrorKind::Unsupported)) };
     let written = pipe.drain(stream).map_err(|error| Fault::To(error.kind()))?;
     moved.fetch_add(written as u64, Ordering::Relaxed);
     Ok(written)

@@ -7,6 +7,7 @@ mod links;
 mod model;
 mod resets;
 mod rig;
+mod secure;
 #[cfg(unix)]
 mod unix;
 mod urgent;

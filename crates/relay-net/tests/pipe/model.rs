@@ -1,11 +1,11 @@
 //! Two parties with random plans, through the pipe: what they see must be what TCP without a relay shows,
 //! in whichever manner the bytes are moved.
 
-use crate::rig::{MANNERS, Setup, abort, pattern, soon};
+use crate::rig::{MANNERS, Setup, abort, pattern, sockets, soon};
 use proptest::prelude::*;
 use relay_net::pipe::{End, Manner};
+use relay_net::socket::Socket;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 /// How a party's sending ends.
@@ -56,7 +56,7 @@ pub(crate) enum Saw {
 }
 
 /// Plays a party to its end; returns what it read.
-pub(crate) async fn play(socket: TcpStream, plan: &Plan, seed: u64) -> (Vec<u8>, Saw) {
+pub(crate) async fn play(socket: Socket, plan: &Plan, seed: u64) -> (Vec<u8>, Saw) {
     let written = watch::Sender::new(false);
     let gone = watch::Sender::new(false);
     let failed = AtomicBool::new(false);
@@ -67,10 +67,9 @@ pub(crate) async fn play(socket: TcpStream, plan: &Plan, seed: u64) -> (Vec<u8>,
             at += length;
             let mut rest = &bytes[..];
             while !rest.is_empty() {
-                socket.writable().await.unwrap();
                 match socket.try_write(rest) {
                     Ok(taken) => rest = &rest[taken..],
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => socket.writable().await.unwrap(),
                     Err(_) => {
                         failed.store(true, Ordering::Relaxed);
                         break 'plan;
@@ -82,8 +81,11 @@ pub(crate) async fn play(socket: TcpStream, plan: &Plan, seed: u64) -> (Vec<u8>,
             }
         }
         if plan.last != Last::Abort {
-            // Fails if the other party has aborted.
-            let _ = socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Write);
+            // Both fail if the other party has aborted.
+            let _ = socket.shutdown_write();
+            while let Ok(false) = socket.flush() {
+                socket.writable().await.unwrap();
+            }
         }
         written.send_replace(true);
         if plan.last != Last::Finish {
@@ -101,7 +103,7 @@ pub(crate) async fn play(socket: TcpStream, plan: &Plan, seed: u64) -> (Vec<u8>,
             let read = tokio::select! {
                 biased;
                 _ = aborted.wait_for(|gone| *gone) => break Saw::Nothing,
-                read = read(&socket, &mut buffer) => read,
+                read = socket.read(&mut buffer) => read,
             };
             match read {
                 // Whoever meets the error first is the only one to see it.
@@ -123,16 +125,6 @@ pub(crate) async fn play(socket: TcpStream, plan: &Plan, seed: u64) -> (Vec<u8>,
     result
 }
 
-async fn read(socket: &TcpStream, buffer: &mut [u8]) -> std::io::Result<usize> {
-    loop {
-        socket.readable().await?;
-        match socket.try_read(buffer) {
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            result => return result,
-        }
-    }
-}
-
 /// What one party may have seen, given both plans.
 pub(crate) fn check(got: &[u8], saw: Saw, own: &Plan, peer: &Plan, seed: u64) {
     assert!(got.len() <= peer.length() && got == pattern(seed, 0, got.len()), "not a prefix of what was sent");
@@ -149,20 +141,23 @@ pub(crate) fn check(got: &[u8], saw: Saw, own: &Plan, peer: &Plan, seed: u64) {
 /// What each party read and how it saw its connection end, and how the pipe ended.
 type Outcome = ((Vec<u8>, Saw), (Vec<u8>, Saw), End);
 
-fn run(user: &Plan, service: &Plan, buffers: usize, manner: Manner) -> Outcome {
+/// `secure` says on which sides TLS is spoken.
+fn run(user: &Plan, service: &Plan, buffers: usize, manner: Manner, secure: [bool; 2]) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let rig = Setup { buffers, manner, ..Setup::default() }.start().await;
+        let (far_user, near_user) = sockets(buffers, secure[0]).await;
+        let (far_service, near_service) = sockets(buffers, secure[1]).await;
+        let (moved, _, pipe) = Setup { manner, ..Setup::default() }.pipe(near_user, near_service);
         let (at_user, at_service) =
-            soon(async { tokio::join!(play(rig.user, user, 1), play(rig.service, service, 2)) }).await;
-        let end = soon(rig.pipe).await.unwrap();
+            soon(async { tokio::join!(play(far_user, user, 1), play(far_service, service, 2)) }).await;
+        let end = soon(pipe).await.unwrap();
         check(&at_user.0, at_user.1, user, service, 2);
         check(&at_service.0, at_service.1, service, user, 1);
         match (user.last, service.last) {
             (Last::Finish, Last::Finish) => {
                 assert_eq!(end, End::Done);
-                assert_eq!(rig.moved.up.load(Ordering::Relaxed), user.length() as u64);
-                assert_eq!(rig.moved.down.load(Ordering::Relaxed), service.length() as u64);
+                assert_eq!(moved.up.load(Ordering::Relaxed), user.length() as u64);
+                assert_eq!(moved.down.load(Ordering::Relaxed), service.length() as u64);
             }
             (Last::Finish, _) => assert!(matches!(end, End::ServiceAborted(_) | End::Done), "{end:?}"),
             (_, Last::Finish) => assert!(matches!(end, End::UserAborted(_) | End::Done), "{end:?}"),
@@ -179,11 +174,20 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_pipe_looks_like_tcp(user in plan(true, 1), service in plan(false, 1), small in any::<bool>()) {
-        let outcomes = MANNERS.map(|manner| run(&user, &service, if small { 8 * 1024 } else { 0 }, manner));
+    fn a_pipe_looks_like_tcp(
+        user in plan(true, 1),
+        service in plan(false, 1),
+        small in any::<bool>(),
+        secure in any::<[bool; 2]>(),
+    ) {
+        let plain = MANNERS.map(|manner| (manner, [false; 2]));
+        let outcomes = plain.into_iter().chain([(Manner::Suited, secure)]).map(|(manner, secure)| {
+            run(&user, &service, if small { 8 * 1024 } else { 0 }, manner, secure)
+        });
+        let outcomes: Vec<_> = outcomes.collect();
         // Whatever an abort cuts off is a matter of moments, and what the parties see without one is not.
         if user.last == Last::Finish && service.last == Last::Finish {
-            assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "the manner shows");
+            assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "the manner shows, or TLS does");
         }
     }
 }

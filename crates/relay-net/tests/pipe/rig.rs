@@ -2,11 +2,14 @@
 
 use relay_net::pipe::{End, HALF_CLOSED_IDLE, Manner, Moved, Party, pipe_in_manner};
 use relay_net::socket::Socket;
+use relay_net::tls;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use socket2::{Domain, SockRef, Type};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -59,14 +62,20 @@ impl Setup {
                 SockRef::from(near).set_send_buffer_size(self.send).unwrap();
             }
         }
+        let (moved, polls, pipe) = self.pipe(near_user.into(), near_service.into());
+        Rig { user, service, moved, polls, pipe }
+    }
+
+    /// A pipe that runs between these.
+    pub(crate) fn pipe(self, user: Socket, service: Socket) -> (Arc<Moved>, Arc<AtomicUsize>, JoinHandle<End>) {
         let moved = Arc::new(Moved::default());
         let polls = Arc::new(AtomicUsize::new(0));
         let (counted, count) = (moved.clone(), polls.clone());
         let [early_user, early_service] = self.early;
         let pipe = tokio::spawn(async move {
             let mut pipe = std::pin::pin!(pipe_in_manner(
-                Party { socket: near_user.into(), early: early_user },
-                Party { socket: near_service.into(), early: early_service },
+                Party { socket: user, early: early_user },
+                Party { socket: service, early: early_service },
                 &counted,
                 self.idle,
                 self.manner,
@@ -77,8 +86,42 @@ impl Setup {
             })
             .await
         });
-        Rig { user, service, moved, polls, pipe }
+        (moved, polls, pipe)
     }
+}
+
+static TLS: LazyLock<(Arc<ServerConfig>, Arc<ClientConfig>)> = LazyLock::new(|| {
+    let made = rcgen::generate_simple_self_signed(["relay.example".to_owned()]).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let server = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![made.cert.der().clone()],
+            PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (server.into(), client.into())
+});
+
+/// A connection: its far and its near end, over TLS if `secure`.
+pub(crate) async fn sockets(buffers: usize, secure: bool) -> (Socket, Socket) {
+    let (far, near) = pair(buffers).await;
+    if !secure {
+        return (far.into(), near.into());
+    }
+    let (server, client) = TLS.clone();
+    let name = ServerName::try_from("relay.example").unwrap();
+    let (far, near) = tokio::join!(tls::connect(far, client, name), tls::accept(near, Vec::new(), server));
+    (far.unwrap().into(), near.unwrap().into())
 }
 
 /// A connection: its far and its near end.

@@ -60,7 +60,7 @@ impl Rig {
             SockRef::from(&near).set_send_buffer_size(buffers).unwrap();
             SockRef::from(&peer).set_recv_buffer_size(buffers).unwrap();
         }
-        let (link, task) = Link::with_task(Role::Relay, near, vec![], Config::default());
+        let (link, task) = Link::with_task(Role::Relay, near.into(), vec![], Config::default());
         let polls = Arc::new(AtomicUsize::new(0));
         tokio::spawn(counted(tokio::task::unconstrained(task), polls.clone()));
         Self { link, peer, polls }
@@ -130,7 +130,7 @@ impl Rig {
 
     /// Waits until the link has taken all that the peer wrote.
     async fn settled(&self) {
-        while SockRef::from(&self.link.0.wire).peek(&mut [std::mem::MaybeUninit::uninit()]).is_ok() {
+        while SockRef::from(self.link.0.wire.tcp().unwrap()).peek(&mut [std::mem::MaybeUninit::uninit()]).is_ok() {
             tokio::task::yield_now().await;
         }
     }
@@ -442,6 +442,7 @@ async fn a_link_that_has_ended_keeps_no_bytes() {
 #[tokio::test]
 async fn what_a_write_that_failed_was_to_take_is_unwritten() {
     let (near, peer) = pair().await;
+    let near = Socket::from(near);
     let mut path = Path::new(&near, false, Instant::now());
     let (link, _task) = Link::with_task(Role::Relay, near, vec![], Config::default());
     let stream = link.open().await.unwrap();

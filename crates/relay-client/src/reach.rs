@@ -1,0 +1,91 @@
+//! How a relay is reached: over TCP, and TLS if it is set up. Never one in place of the other.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+
+use relay_net::socket::Socket;
+use relay_net::tls::{self, TlsError};
+use relay_proto::handshake::Request;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::tls::Tls;
+use crate::tunnel::ANSWER_WAIT;
+use crate::{DialError, Error, RelayAddr, dial, dial_addr};
+
+/// How much of what a relay sends is read at once.
+const READ_AHEAD: usize = 4096;
+
+/// A relay, and what protects the connections to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Reach {
+    pub(crate) relay: RelayAddr,
+    /// Nothing in plain text.
+    pub(crate) tls: Option<Tls>,
+}
+
+impl Reach {
+    /// Dials the relay by its name, for a connection on which it always reads. Gives with it which of the name's
+    /// addresses answered.
+    pub(crate) async fn dial(&self) -> Result<(Socket, SocketAddr), Error> {
+        let (socket, peer) = self.secured(dial(self.relay.host(), self.relay.port())).await?;
+        socket.watch_always_reading().map_err(|error| self.failed(error))?;
+        Ok((socket, peer))
+    }
+
+    /// Dials the relay that a tunnel stands at, and says what the connection is for. Over TLS its id is all the
+    /// relay needs: it gave it to none but us.
+    pub(crate) async fn dial_back(&self, peer: SocketAddr, request: &Request) -> Result<Socket, Error> {
+        let (socket, _) = self.secured(dial_addr(peer)).await?;
+        socket.write_all(request.to_string().as_bytes()).await.map_err(|error| self.failed(error))?;
+        Ok(socket)
+    }
+
+    /// Dials, and speaks TLS if it is set up.
+    async fn secured(
+        &self,
+        dialling: impl Future<Output = Result<TcpStream, DialError>>,
+    ) -> Result<(Socket, SocketAddr), Error> {
+        let relay = || self.relay.clone();
+        let tls = match &self.tls {
+            None => None,
+            Some(tls) => match tls.server_name(self.relay.host()) {
+                None => return Err(Error::NoCertificateName { relay: relay() }),
+                Some(name) => Some((tls, name)),
+            },
+        };
+        let tcp = dialling.await?;
+        let peer = tcp.peer_addr().map_err(|error| self.failed(error))?;
+        let Some((tls, name)) = tls else { return Ok((tcp.into(), peer)) };
+        // Large, and soon over.
+        let handshake = Box::pin(tls::connect(tcp, tls.config().clone(), name));
+        match timeout(ANSWER_WAIT, handshake).await {
+            Ok(Ok(stream)) => Ok((stream.into(), peer)),
+            Ok(Err(TlsError::Certificate(source))) => {
+                Err(Error::Certificate { relay: relay(), expected: tls.trust().clone(), source })
+            }
+            Ok(Err(source)) => Err(Error::Tls { relay: relay(), source }),
+            Err(_) => Err(Error::Silent { relay: relay(), waited: ANSWER_WAIT }),
+        }
+    }
+
+    pub(crate) fn failed(&self, source: io::Error) -> Error {
+        Error::Io { relay: self.relay.clone(), source }
+    }
+}
+
+/// What arrives next; nothing at an end. Holds no memory while it waits. Cancel safe.
+pub(crate) async fn next_bytes(socket: &Socket) -> io::Result<Vec<u8>> {
+    loop {
+        socket.readable().await?;
+        let mut bytes = vec![0; READ_AHEAD];
+        match socket.try_read(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => {
+                bytes.truncate(read?);
+                return Ok(bytes);
+            }
+        }
+    }
+}
