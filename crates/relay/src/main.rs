@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use relay::cli::{self, Command};
 use relay::config::{ConfigError, Configuration};
-use relay::plan::{ForwardPlan, Place, PlanError, ServerPlan};
+use relay::plan::{self, Place, PlanError, ServerPlan};
 use relay::state::commands::{self, CommandError};
-use relay::target::Relay;
 use relay::{Config, PortRange, Server, demo, forward, logs};
 use relay_net::socket;
 use tokio::sync::mpsc;
@@ -67,6 +66,7 @@ impl From<PlanError> for Failure {
         match error {
             PlanError::Usage(message) => Self::Usage(message),
             PlanError::Configuration(error) => Self::Configuration(error),
+            PlanError::System(message) => Self::Running(message),
         }
     }
 }
@@ -94,15 +94,11 @@ fn run(command: Command) -> Result<(), Failure> {
             until_signalled(async |shutdown| serve(plan.listen, config, shutdown).await)
         }
         Command::Forward(flags) => {
-            let plan = ForwardPlan::new(*flags)?;
-            let address = plan.relay.address();
-            if matches!(plan.relay, Relay::Plain(_)) && !address.is_loopback() {
-                warn!(
-                    "the connection to {address} is plain text: whoever is on its way can read and change what passes"
-                );
+            let config = plan::forward(*flags)?;
+            let relay = &config.relay;
+            if config.tls.is_none() && !relay.is_loopback() {
+                warn!("the connection to {relay} is plain text: whoever is on its way can read and change what passes");
             }
-            let config = forward::Config::new(plan.service, address.clone(), plan.protocol);
-            let config = forward::Config { bbr: plan.bbr, ..config };
             let announce = |address: &_| say(&format_args!("established relay address: {address}"));
             until_signalled(async |shutdown| {
                 forward::run(config, announce, shutdown).await.map_err(|error| error.to_string())
