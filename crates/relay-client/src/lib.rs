@@ -6,7 +6,8 @@
 //!
 //! # async fn serve(_: relay_client::Connection) {}
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let mut listener = Listener::builder("relay.example:7000".parse()?).protocol(Protocol::Multiplex).bind().await?;
+//! let invite = std::env::var("RELAY_INVITE")?.parse()?;
+//! let mut listener = Listener::invited(&invite)?.protocol(Protocol::Multiplex).bind().await?;
 //! println!("reachable at {}", listener.public_address());
 //! loop {
 //!     tokio::spawn(serve(listener.accept().await?));
@@ -15,7 +16,8 @@
 //! ```
 //!
 //! The listener keeps its tunnel up: a relay that restarts or a network that fails is met with
-//! [`Backoff`], for ever, and told in [`Event`]s.
+//! [`Backoff`], for ever, and told in [`Event`]s. Only an answer that no later try can change, such as a
+//! revoked identity or another certificate than the pinned one, ends it.
 //!
 //! ```text
 //!  listener.rs    Listener: bind, accept, reconnect, close
@@ -25,7 +27,7 @@
 //!  pool.rs          users take spare connections,
 //!  stock.rs           so many as demand asks for
 //!  connection.rs  Connection: one user
-//!  reach.rs       connections to the relay, with or without
+//!  reach.rs       connections to the relay, in plain text or over TLS
 //!  tls.rs           Tls: which relay is trusted, and who we are
 //!  exchange.rs    the lines that open a tunnel
 //! ```

@@ -92,7 +92,7 @@ pub async fn run(plan: ServerPlan, shutdown: impl Future<Output = ()> + Send) ->
         let config = config(&plan, None, Identities::new([]));
         return Server::run(listener, config, shutdown).await.map_err(ServeError::Start);
     };
-    let is_new = !directory.holds_state();
+    let is_new = directory.is_new();
     let locked = match directory.lock() {
         // Whoever may come without an identity needs no state.
         Err(StateError::InUse { path }) if may_go_without(&plan) => {

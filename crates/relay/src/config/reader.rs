@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::mem;
+use std::num::ParseIntError;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -61,7 +62,7 @@ impl<'a> Source<'a> {
 
     pub(super) fn line(&self, span: &Range<usize>) -> usize {
         let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
-        1 + before.iter().filter(|&&byte| byte == b'\n').count()
+        before.split(|&byte| byte == b'\n').count()
     }
 
     pub(super) fn add(&self, line: Option<usize>, what: impl Into<String>) {
@@ -161,7 +162,7 @@ impl<'s, 'a> Table<'s, 'a> {
     {
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
         let found = self.value(key, &wanted, integer)?;
-        let value = found.value.and_then(|value| T::try_from(value).ok()).filter(|value| range.contains(value));
+        let value = found.value.ok().and_then(|value| T::try_from(value).ok()).filter(|value| range.contains(value));
         if value.is_none() {
             self.problem_at(found.line, format!("`{key}` takes {wanted}"));
         }
@@ -172,7 +173,7 @@ impl<'s, 'a> Table<'s, 'a> {
     pub(super) fn bytes(&mut self, key: &'static str) -> Option<u64> {
         let found = self.value(key, &"bytes, as in \"64 MiB\" or 4096", |value| match value {
             DeValue::String(text) => Some(text.to_string()),
-            value => integer(value).map(|number| number.map_or_else(String::new, |number| number.to_string())),
+            value => integer(value).map(|number| number.map_or_else(|_| String::new(), |number| number.to_string())),
         })?;
         self.parsed(key, &found, super::values::bytes)
     }
@@ -319,10 +320,10 @@ impl Drop for Table<'_, '_> {
     }
 }
 
-/// A whole number; `Some(None)` for one of more than 64 bits.
-fn integer(value: &DeValue<'_>) -> Option<Option<i64>> {
+/// A whole number, which may have more than 64 bits.
+fn integer(value: &DeValue<'_>) -> Option<Result<i64, ParseIntError>> {
     let number = value.as_integer()?;
-    Some(i64::from_str_radix(number.as_str(), number.radix()).ok())
+    Some(i64::from_str_radix(number.as_str(), number.radix()))
 }
 
 fn moment(value: &Datetime) -> Option<SystemTime> {
