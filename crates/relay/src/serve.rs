@@ -213,7 +213,8 @@ fn limits(plan: &ServerPlan) -> Limits {
         memory_per_session,
         memory: _,
         descriptors,
-    } = plan.limits;
+        exempt,
+    } = plan.limits.clone();
     let mut limits = Limits::default();
     set(&mut limits.pending_handshakes, handshakes);
     set(&mut limits.handshakes_per_source, handshakes_per_source);
@@ -223,6 +224,7 @@ fn limits(plan: &ServerPlan) -> Limits {
     set(&mut limits.new_users_per_source, new_users_per_source);
     set(&mut limits.waiting_users, waiting_users);
     set(&mut limits.link.session.max_queued, memory_per_session.and_then(|bytes| bytes.try_into().ok()));
+    limits.exempt = exempt.unwrap_or(limits.exempt);
     limits.descriptors = descriptors;
     limits.link.bbr = plan.bbr;
     limits

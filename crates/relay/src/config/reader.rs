@@ -240,18 +240,31 @@ impl<'s, 'a> Table<'s, 'a> {
     /// A list of texts, each read by `parse`; empty if it is not there. One that is there is never empty: whether
     /// that means all or none is anybody's guess.
     pub(super) fn list<T, E: Display>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
+        let Some(found) = self.texts(key) else { return Vec::new() };
+        if found.value.is_empty() {
+            self.problem_at(found.line, format!("`{key}` is empty: leave it out, or name what is meant"));
+        }
+        found.value.iter().filter_map(|text| self.parsed(key, text, &parse)).collect()
+    }
+
+    /// The same where an empty list is as good as any; `None` if it is not there.
+    pub(super) fn list_or_none<T, E: Display>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
+        let found = self.texts(key)?;
+        Some(found.value.iter().filter_map(|text| self.parsed(key, text, &parse)).collect())
+    }
+
+    fn texts(&mut self, key: &'static str) -> Option<At<Vec<At<String>>>> {
         let source = self.source;
-        let found = self.value(key, &"a list of texts, as in [\"…\", \"…\"]", |value| {
+        self.value(key, &"a list of texts, as in [\"…\", \"…\"]", |value| {
             let texts = value.as_array()?.iter();
             texts
                 .map(|text| Some(At { line: source.line(&text.span()), value: text.get_ref().as_str()?.to_owned() }))
                 .collect::<Option<Vec<_>>>()
-        });
-        let Some(At { line, value: texts }) = found else { return Vec::new() };
-        if texts.is_empty() {
-            self.problem_at(line, format!("`{key}` is empty: leave it out, or name what is meant"));
-        }
-        texts.iter().filter_map(|text| self.parsed(key, text, &parse)).collect()
+        })
     }
 
     /// A moment: a date and time with its offset, or a date, which means its beginning in UTC.

@@ -96,6 +96,8 @@ pub struct Limits {
     pub users_per_source: Option<usize>,
     /// New users a second from one source network.
     pub new_users_per_source: Option<usize>,
+    /// The networks that the two above do not concern.
+    pub exempt: Option<Vec<IpNet>>,
     /// Users of one tunnel who wait for a connection of its client.
     pub waiting_users: Option<usize>,
     /// Bytes a second of one tunnel whose identity has no bound of its own, both ways together.
@@ -201,6 +203,7 @@ impl Limits {
             bandwidth: table.bytes("bandwidth"),
             memory_per_session: table.bytes("memory_per_session"),
             memory: table.bytes("memory"),
+            exempt: table.list_or_none("exempt", network::parse),
         }
     }
 }

@@ -38,6 +38,7 @@ users_per_source = 6
 new_users_per_source = 7
 waiting_users = 8
 descriptors = 9
+exempt = []
 bandwidth = "10 MB"
 memory_per_session = 4096
 memory = "1 GiB"
@@ -111,6 +112,7 @@ fn every_key_of_a_server_is_read() {
         new_users_per_source: Some(7),
         waiting_users: Some(8),
         descriptors: Some(9),
+        exempt: Some(Vec::new()),
         bandwidth: Some(10_000_000),
         memory_per_session: Some(4096),
         memory: Some(1 << 30),
