@@ -31,6 +31,8 @@ pub(crate) struct Asked {
     pub(crate) port: Option<u16>,
     /// Where users may come from; anywhere, if there are none.
     pub(crate) allow: Vec<IpNet>,
+    /// A word for the service, by which the relay knows it again.
+    pub(crate) service: Option<Box<str>>,
     /// The port of the tunnel that stood before.
     pub(crate) had: Option<u16>,
 }
@@ -44,7 +46,8 @@ impl Asked {
 
     fn options(&self, features: &Features) -> Options {
         let wish = self.had.filter(|_| self.port.is_none() && features.contains(Features::WISH));
-        Options { port: self.port, wish, allow: self.allow.clone() }
+        let service = self.service.clone().filter(|_| features.contains(Features::SERVICE));
+        Options { port: self.port, wish, service, allow: self.allow.clone() }
     }
 
     fn request(&self) -> Request {

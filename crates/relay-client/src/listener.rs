@@ -126,6 +126,15 @@ impl Builder {
         self
     }
 
+    /// A word for the service, the same at each start, by which the relay knows it again: an identity's service that
+    /// is started anew within 10 minutes gets the public port that it had, and never that of another service. 1 to 64
+    /// letters, digits, dots, dashes and underscores; a relay refuses another one.
+    #[must_use]
+    pub fn service(mut self, word: &str) -> Self {
+        self.asked.service = Some(word.into());
+        self
+    }
+
     /// Has the relay let in only users from these networks, and fewer if its operator wants so; everyone when there
     /// are none. A relay that cannot do that is not used. More than the relay takes
     /// ([`MAX_NETWORKS`](relay_proto::handshake::MAX_NETWORKS)) are its to refuse.
@@ -224,7 +233,7 @@ impl Listener {
     pub fn builder(relay: RelayAddr) -> Builder {
         Builder {
             reach: Reach { relay, tls: None },
-            asked: Asked { protocol: Protocol::Multiplex, port: None, allow: Vec::new(), had: None },
+            asked: Asked { protocol: Protocol::Multiplex, port: None, allow: Vec::new(), service: None, had: None },
             retry_first: false,
             members: DEFAULT_MEMBERS,
             bbr: true,

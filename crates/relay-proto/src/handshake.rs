@@ -29,7 +29,7 @@ use std::str::FromStr;
 pub use answer::{Answer, AnswerError, AnswerReader, Established, Features};
 pub use error::HandshakeError;
 pub use line::{LineReader, MAX_LINE, MAX_REQUEST_LINE};
-pub use options::{MAX_NETWORKS, Options};
+pub use options::{MAX_NETWORKS, MAX_SERVICE, Options};
 pub use refusal::{Code, MAX_WORDS, Refusal};
 pub use said::{ClientReader, Request, Said, Seal};
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use relay_client::{Builder, Connection, Error, Event, IpNet, Listener, Protocol, RelayAddr, Tls};
 use relay_net::pipe::{HALF_CLOSED_IDLE, Moved};
+use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 use tracing::{debug, info, warn};
@@ -74,6 +75,7 @@ impl Config {
         let mut builder = Listener::builder(self.relay.clone())
             .protocol(self.protocol)
             .allow(self.allow.clone())
+            .service(&word_for(&self.service))
             .bbr(self.bbr)
             .retry_first(true);
         if let Some(tls) = &self.tls {
@@ -89,6 +91,12 @@ impl Config {
     fn is_for_everyone(&self) -> bool {
         self.allow.is_empty() || self.allow.iter().any(|network| network.prefix_len() == 0)
     }
+}
+
+/// What a relay knows a service by when its forwarder is started anew: not where it is, which is nobody's business.
+fn word_for(service: &Service) -> String {
+    let hash = Sha256::digest(service.to_string());
+    hash[..8].iter().fold(String::new(), |word, byte| format!("{word}{byte:02x}"))
 }
 
 /// Forwards until `shutdown` completes, then lets live users finish. `announce` is called with the

@@ -237,12 +237,22 @@ fn set(limit: &mut usize, configured: Option<usize>) {
 /// The clock of the state's files is the system's, that of the server never steps.
 fn from_stored(kept: state::Reservation) -> server::Reservation {
     let left = kept.until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
-    server::Reservation { port: kept.port, owner: kept.identity, until: left.map(|left| Instant::now() + left) }
+    server::Reservation {
+        port: kept.port,
+        owner: kept.identity,
+        service: kept.service,
+        until: left.map(|left| Instant::now() + left),
+    }
 }
 
 fn to_stored(kept: server::Reservation) -> state::Reservation {
     let left = kept.until.map(|until| until.saturating_duration_since(Instant::now()));
-    state::Reservation { port: kept.port, identity: kept.owner, until: left.map(|left| SystemTime::now() + left) }
+    state::Reservation {
+        port: kept.port,
+        identity: kept.owner,
+        service: kept.service,
+        until: left.map(|left| SystemTime::now() + left),
+    }
 }
 
 /// Makes changes in the state, then in the running server.

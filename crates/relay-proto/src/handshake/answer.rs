@@ -49,6 +49,8 @@ impl Features {
     pub const PORT: &str = "port";
     /// A client may wish for the public port that it had.
     pub const WISH: &str = "wish";
+    /// A client may say by a word which service is behind it, to get the port that it had.
+    pub const SERVICE: &str = "service";
     /// A client may say from which networks users may come.
     pub const ALLOW: &str = "allow";
 

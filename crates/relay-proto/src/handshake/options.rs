@@ -12,6 +12,9 @@ use crate::network;
 /// How many networks a client may allow: with options it narrows, and each user's address is looked up in all.
 pub const MAX_NETWORKS: usize = 64;
 
+/// The longest word for a service, in bytes: as many as the digits of a SHA-256.
+pub const MAX_SERVICE: usize = 64;
+
 /// What a client wants of a new tunnel, behind the word that names the protocol. `Display` writes each option
 /// with a blank before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +23,9 @@ pub struct Options {
     pub port: Option<u16>,
     /// The public port that it had before: another will do. Never 0. Means nothing beside a demand.
     pub wish: Option<u16>,
+    /// A word that stands for the service behind the client, the same each time: the port that the last tunnel for
+    /// it had will do best. 1 to [`MAX_SERVICE`] letters, digits, dots, dashes and underscores.
+    pub service: Option<Box<str>>,
     /// Whom the relay is to let in; everyone when empty. At most [`MAX_NETWORKS`]; when read from the wire they
     /// are [canonical](network::canonical).
     pub allow: Vec<IpNet>,
@@ -34,6 +40,12 @@ impl Options {
             match key {
                 "port" => set(&mut options.port, "port", value)?,
                 "wish" => set(&mut options.wish, "wish", value)?,
+                "service" if options.service.is_some() => return Err(HandshakeError::Repeated("service")),
+                "service" => {
+                    let word = Some(value).filter(|word| is_service(word));
+                    let word = word.ok_or_else(|| HandshakeError::unexpected(value, "a word for the service"))?;
+                    options.service = Some(word.into());
+                }
                 "allow" if options.allow.len() == MAX_NETWORKS => return Err(HandshakeError::TooManyNetworks),
                 "allow" => options.allow.push(
                     network::parse(value)
@@ -46,6 +58,11 @@ impl Options {
     }
 }
 
+fn is_service(word: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    (1..=MAX_SERVICE).contains(&word.len()) && word.bytes().all(plain)
+}
+
 fn set(option: &mut Option<u16>, key: &'static str, value: &str) -> Result<(), HandshakeError> {
     let port = parse_port(value).ok_or_else(|| HandshakeError::unexpected(value, "a port number"))?;
     if option.replace(port).is_some() { Err(HandshakeError::Repeated(key)) } else { Ok(()) }
@@ -55,6 +72,7 @@ impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.port.iter().try_for_each(|port| write!(f, " port={port}"))?;
         self.wish.iter().try_for_each(|port| write!(f, " wish={port}"))?;
+        self.service.iter().try_for_each(|word| write!(f, " service={word}"))?;
         self.allow.iter().try_for_each(|network| write!(f, " allow={network}"))
     }
 }
@@ -66,7 +84,7 @@ mod tests {
 
     #[test]
     fn options_are_read_as_written() {
-        let text = " port=16379 wish=1 allow=10.0.0.0/8 allow=2001:db8::/32";
+        let text = " port=16379 wish=1 service=a.B-1_ allow=10.0.0.0/8 allow=2001:db8::/32";
         let options = Options::parse(text).unwrap();
         assert_eq!((options.port, options.wish, options.allow.len()), (Some(16379), Some(1), 2));
         assert_eq!(options.to_string(), text);
@@ -85,6 +103,9 @@ mod tests {
             ("wish=1 port=1 wish=2", HandshakeError::Repeated("wish")),
             ("port", HandshakeError::unexpected("", "a port number")),
             ("port=0", HandshakeError::unexpected("0", "a port number")),
+            ("service=a service=a", HandshakeError::Repeated("service")),
+            ("service=", HandshakeError::unexpected("", "a word for the service")),
+            ("service=a:1", HandshakeError::unexpected("a:1", "a word for the service")),
             ("wish=+1", HandshakeError::unexpected("+1", "a port number")),
         ] {
             assert_eq!(Options::parse(bad), Err(error), "{bad}");
@@ -99,7 +120,7 @@ mod tests {
         let network = "2001:0db8:1111:2222:3333:4444:5555:6666/128";
         let most = format!(" allow={network}").repeat(MAX_NETWORKS);
         assert_eq!(Options::parse(&most).unwrap().allow.len(), MAX_NETWORKS);
-        assert!(format!("multiplex port=65535 wish=65535{most}\n").len() < MAX_REQUEST_LINE);
+        assert!(format!("multiplex port=65535 wish=65535 service={:064}{most}\n", 0).len() < MAX_REQUEST_LINE);
         assert_eq!(Options::parse(&(most + " allow=::/0")), Err(HandshakeError::TooManyNetworks));
     }
 }

@@ -168,7 +168,7 @@ mod tests {
         prop::sample::subsequence(
             vec![
                 "relay/1\n",
-                "relay/1 auth port wish allow\n",
+                "relay/1 auth port wish service allow\n",
                 "auth laptop\n",
                 "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\n",
                 "ok\n",

@@ -249,7 +249,7 @@ impl Newcomer {
         if !(self.is_secure() || relay.config.plain_text || relay.serves_anonymous(self.peer.ip())) {
             return Err(Refused::PlainText);
         }
-        let features = [Features::AUTH, Features::PORT, Features::WISH, Features::ALLOW];
+        let features = [Features::AUTH, Features::PORT, Features::WISH, Features::SERVICE, Features::ALLOW];
         self.answer(&Answer::Features(Features::new(&features))).await
     }
 

@@ -190,10 +190,10 @@ impl Account {
     }
 
     /// What it asks for a port as. `shared` are those for identities that have none of their own.
-    pub(super) fn asker(&self, shared: PortSet) -> Asker {
+    pub(super) fn asker(&self, service: Option<Box<str>>, shared: PortSet) -> Asker {
         let ports = self.identity.rights.ports;
         let may = ports.map_or(shared, |(first, last)| PortSet::range(first, last));
-        Asker { owner: Some(self.owner()), may }
+        Asker { owner: Some(self.owner()), service, may }
     }
 
     /// Counts a tunnel.

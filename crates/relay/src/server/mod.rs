@@ -32,6 +32,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ipnet::IpNet;
 use relay_net::socket::{self, Socket};
+use relay_proto::handshake::Options;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -308,15 +309,16 @@ impl Relay {
     }
 
     /// What a client asks for a port as.
-    fn asker(&self, client: &Client) -> Asker {
+    fn asker(&self, client: &Client, options: &Options) -> Asker {
         let Config { anonymous, identities, .. } = &self.config;
+        let service = options.service.clone();
         match client.account() {
-            Some(account) if anonymous.anyone() => account.asker(self.range.lower_half()),
-            Some(account) => account.asker(self.range.clone()),
+            Some(account) if anonymous.anyone() => account.asker(service, self.range.lower_half()),
+            Some(account) => account.asker(service, self.range.clone()),
             None => {
                 let all =
                     anonymous.ports.map_or_else(|| self.range.clone(), |(first, last)| PortSet::range(first, last));
-                Asker { owner: None, may: identities.ports_for_anonymous(&all) }
+                Asker { owner: None, service, may: identities.ports_for_anonymous(&all) }
             }
         }
     }

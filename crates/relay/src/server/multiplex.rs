@@ -8,6 +8,7 @@ use relay_net::socket::Socket;
 use tokio::time::timeout;
 use tracing::debug;
 
+use super::ports::Standing;
 use super::tunnel::{PublicPort, Tunnel, User};
 use super::{aborted, reset};
 
@@ -33,7 +34,9 @@ pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, socket: Socke
                 tunnel.end(&reason);
                 break;
             }
-            () = public.contested() => drop(tunnel.relay.tasks.spawn(end_if_silent(link.clone()))),
+            () = public.contested() => {
+                tunnel.relay.tasks.spawn(end_if_silent(link.clone(), public.standing().clone()));
+            }
         }
     }
     drop(public);
@@ -50,8 +53,10 @@ pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, socket: Socke
 }
 
 /// A newer client wants the port: ends a link of which nobody is left.
-async fn end_if_silent(link: Link) {
-    if !link.answers(SILENT).await {
+async fn end_if_silent(link: Link, standing: Arc<Standing>) {
+    if link.answers(SILENT).await {
+        standing.lives();
+    } else {
         link.abort();
     }
 }

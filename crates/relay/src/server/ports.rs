@@ -79,8 +79,10 @@ impl PortSet {
 /// Which port a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// The lowest that is free, not below this one.
+    /// The lowest that is free, not below this one; that of the same service before, if there is one.
     Any(u16),
+    /// The same, but not that of the same service before: it cannot be had.
+    Other(u16),
     /// This one, if it can be had.
     Wish(u16),
     /// This one or none.
@@ -102,6 +104,8 @@ pub(super) struct Owner {
 pub(super) struct Asker {
     /// Nobody for anonymous clients, for whom nothing is kept.
     pub(super) owner: Option<Owner>,
+    /// The client's word for its service.
+    pub(super) service: Option<Box<str>>,
     /// What it may have.
     pub(super) may: PortSet,
 }
@@ -126,14 +130,25 @@ pub(super) enum NoPort {
 pub(super) struct Standing {
     /// A newer client of the identity wants the port: is the tunnel's own still there?
     contested: Notify,
+    lives: Notify,
     gone: CancellationToken,
 }
 
 impl Standing {
-    /// Has the tunnel look whether its client is still there, and waits until it is over; for at most `patience`.
+    /// Has the tunnel look whether its client is still there, and waits until that is known; for at most `patience`.
     pub(super) async fn contest(&self, patience: Duration) {
+        let lives = self.lives.notified();
         self.contested.notify_one();
-        let _ = tokio::time::timeout(patience, self.gone.cancelled()).await;
+        tokio::select! {
+            () = self.gone.cancelled() => {}
+            () = lives => {}
+            () = tokio::time::sleep(patience) => {}
+        }
+    }
+
+    /// The client is still there.
+    pub(super) fn lives(&self) {
+        self.lives.notify_waiters();
     }
 
     /// Waits until somebody contests the port. Cancel safe.
@@ -142,23 +157,36 @@ impl Standing {
     }
 }
 
+/// Whose a port is.
 #[derive(Debug)]
-enum Hold {
-    Used(Option<Name>, Arc<Standing>),
-    Kept(Owner, Instant),
+struct Hold {
+    owner: Option<Owner>,
+    service: Option<Box<str>>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Used(Arc<Standing>),
+    KeptUntil(Instant),
 }
 
 impl Hold {
-    fn owner(&self) -> Option<&Name> {
-        match self {
-            Self::Used(owner, _) => owner.as_ref(),
-            Self::Kept(owner, _) => Some(&owner.name),
+    fn is_of(&self, owner: Option<&Owner>) -> bool {
+        self.owner.as_ref().zip(owner).is_some_and(|(one, other)| one.name == other.name)
+    }
+
+    fn kept_until(&self) -> Option<Instant> {
+        match self.state {
+            State::KeptUntil(until) => Some(until),
+            State::Used(_) => None,
         }
     }
 
     /// Kept for nobody any more.
     fn is_over(&self, now: Instant) -> bool {
-        matches!(self, Self::Kept(owner, until) if *until <= now || owner.cut.is_cancelled())
+        let cut = self.owner.as_ref().is_none_or(|owner| owner.cut.is_cancelled());
+        self.kept_until().is_some_and(|until| until <= now || cut)
     }
 }
 
@@ -169,6 +197,8 @@ pub struct Reservation {
     pub port: u16,
     /// Whose it is.
     pub owner: Name,
+    /// The word for the service behind it.
+    pub service: Option<Box<str>>,
     /// When it ends; `None` while a tunnel uses it.
     pub until: Option<Instant>,
 }
@@ -188,8 +218,9 @@ impl Ports {
     /// With what an earlier run wrote down, and whose that is now: what a tunnel used then is kept from now on.
     pub(super) fn new(kept: impl IntoIterator<Item = (Reservation, Owner)>) -> Self {
         let latest = Instant::now() + KEPT_FOR;
-        let held = kept.into_iter().map(|(Reservation { port, until, .. }, owner)| {
-            (port, Hold::Kept(owner, until.map_or(latest, |until| until.min(latest))))
+        let held = kept.into_iter().map(|(Reservation { port, service, until, .. }, owner)| {
+            let state = State::KeptUntil(until.map_or(latest, |until| until.min(latest)));
+            (port, Hold { owner: Some(owner), service, state })
         });
         Self(Arc::new(Shared { held: Mutex::new(held.collect()), changed: watch::Sender::new(()) }))
     }
@@ -200,47 +231,49 @@ impl Ports {
         let mut held = lock(&self.0.held);
         let now = Instant::now();
         held.retain(|_, hold| !hold.is_over(now));
-        let owner = asker.owner.as_ref().map(|owner| &owner.name);
+        let owner = asker.owner.as_ref();
+        let ask = match (ask, &asker.service) {
+            (Ask::Any(0), Some(_)) => {
+                let same = |hold: &Hold| hold.is_of(owner) && hold.service == asker.service;
+                held.iter().find(|(_, hold)| same(hold)).map_or(ask, |(&port, _)| Ask::Wish(port))
+            }
+            _ => ask,
+        };
         let chosen = match ask {
             Ask::Demand(port) | Ask::Wish(port) if asker.may.contains(port) => match held.get(&port) {
                 None => Ok(Some(port)),
-                Some(Hold::Kept(whose, _)) if Some(&whose.name) == owner => Ok(Some(port)),
-                Some(Hold::Used(Some(whose), standing)) if Some(whose) == owner => {
-                    Err(NoPort::Contested(port, standing.clone()))
-                }
+                Some(hold) if hold.is_of(owner) => match &hold.state {
+                    State::KeptUntil(_) => Ok(Some(port)),
+                    State::Used(standing) => Err(NoPort::Contested(port, standing.clone())),
+                },
                 Some(_) if matches!(ask, Ask::Demand(_)) => Err(NoPort::Taken(port)),
                 Some(_) => Ok(None),
             },
             Ask::Demand(port) => Err(NoPort::NotAllowed(port)),
-            Ask::Wish(_) | Ask::Any(_) => Ok(None),
+            Ask::Wish(_) | Ask::Any(_) | Ask::Other(_) => Ok(None),
         };
         let chosen = chosen.and_then(|chosen| {
-            let of_owner = |hold: &Hold| owner.is_some() && hold.owner() == owner;
-            let own_already = chosen.is_some_and(|port| held.get(&port).is_some_and(of_owner));
-            if let Some(Owner { most, .. }) = asker.owner
+            let own_already = chosen.is_some_and(|port| held.get(&port).is_some_and(|hold| hold.is_of(owner)));
+            if let Some(Owner { most, .. }) = owner
                 && !own_already
-                && held.values().filter(|hold| of_owner(hold)).count() >= most
+                && held.values().filter(|hold| hold.is_of(owner)).count() >= *most
             {
                 // A port that nobody uses is no reason to refuse its own identity.
-                let oldest = held.iter().filter_map(|(&port, hold)| match hold {
-                    Hold::Kept(_, until) if of_owner(hold) => Some((*until, port)),
-                    _ => None,
-                });
-                let (_, oldest) = oldest.min().ok_or(NoPort::TooMany(most))?;
+                let kept = held.iter().filter(|(_, hold)| hold.is_of(owner));
+                let kept = kept.filter_map(|(&port, hold)| hold.kept_until().map(|until| (until, port)));
+                let (_, oldest) = kept.min().ok_or(NoPort::TooMany(*most))?;
                 held.remove(&oldest);
             }
-            let from = if let Ask::Any(from) = ask { from } else { 0 };
+            let from = if let Ask::Any(from) | Ask::Other(from) = ask { from } else { 0 };
             chosen.or_else(|| asker.may.first_free(from, &held)).ok_or(NoPort::AllTaken)
         });
         let reserved = chosen.map(|port| {
             let standing = Arc::new(Standing::default());
-            let before = held.insert(port, Hold::Used(owner.cloned(), standing.clone()));
-            let after = match before {
-                Some(Hold::Kept(_, until)) => After::KeptUntil(until),
-                _ => After::Free,
-            };
-            let owner = asker.owner.clone();
-            ReservedPort { ports: self.clone(), port, standing, owner, after }
+            let (owner, service) = (asker.owner.clone(), asker.service.clone());
+            let hold = Hold { owner: owner.clone(), service: service.clone(), state: State::Used(standing.clone()) };
+            let before = held.insert(port, hold).and_then(|hold| hold.kept_until());
+            let after = before.map_or(After::Free, After::KeptUntil);
+            ReservedPort { ports: self.clone(), port, standing, owner, service, after }
         });
         drop(held);
         if owner.is_some() {
@@ -253,12 +286,9 @@ impl Ports {
     pub(super) fn reservations(&self) -> Vec<Reservation> {
         let now = Instant::now();
         let held = lock(&self.0.held);
-        let all = held.iter().filter_map(|(&port, hold)| match hold {
-            Hold::Used(Some(owner), _) => Some(Reservation { port, owner: owner.clone(), until: None }),
-            Hold::Kept(owner, until) if !hold.is_over(now) => {
-                Some(Reservation { port, owner: owner.name.clone(), until: Some(*until) })
-            }
-            _ => None,
+        let all = held.iter().filter(|(_, hold)| !hold.is_over(now)).filter_map(|(&port, hold)| {
+            let owner = hold.owner.as_ref()?.name.clone();
+            Some(Reservation { port, owner, service: hold.service.clone(), until: hold.kept_until() })
         });
         all.collect()
     }
@@ -276,6 +306,7 @@ pub(super) struct ReservedPort {
     port: u16,
     standing: Arc<Standing>,
     owner: Option<Owner>,
+    service: Option<Box<str>>,
     after: After,
 }
 
@@ -315,7 +346,10 @@ impl Drop for ReservedPort {
         };
         let mut held = lock(&self.ports.0.held);
         match owner.zip(until) {
-            Some((owner, until)) => drop(held.insert(self.port, Hold::Kept(owner.clone(), until))),
+            Some((owner, until)) => {
+                let (owner, service) = (Some(owner.clone()), self.service.take());
+                held.insert(self.port, Hold { owner, service, state: State::KeptUntil(until) });
+            }
             None => drop(held.remove(&self.port)),
         }
         drop(held);
@@ -333,12 +367,16 @@ mod tests {
     }
 
     fn anyone(first: u16, last: u16) -> Asker {
-        Asker { owner: None, may: PortSet::range(first, last) }
+        Asker { owner: None, service: None, may: PortSet::range(first, last) }
     }
 
     fn identity(name: &str, most: usize) -> Asker {
         let owner = Owner { name: name.parse().unwrap(), most, cut: CancellationToken::new() };
-        Asker { owner: Some(owner), may: PortSet::range(7001, 7100) }
+        Asker { owner: Some(owner), service: None, may: PortSet::range(7001, 7100) }
+    }
+
+    fn for_service(asker: &Asker, word: &str) -> Asker {
+        Asker { service: Some(word.into()), ..asker.clone() }
     }
 
     fn open(ports: &Ports, asker: &Asker, ask: Ask) -> ReservedPort {
@@ -389,6 +427,23 @@ mod tests {
         assert_eq!(lowest.number(), 7001);
         assert!(matches!(ports.reserve(&desktop, Ask::Demand(80)), Err(NoPort::NotAllowed(80))));
         assert_eq!(open(&ports, &desktop, Ask::Wish(80)).number(), 7002, "a wish is no reason to refuse");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_gets_the_port_that_it_had_and_never_that_of_another() {
+        let ports = Ports::new([]);
+        let laptop = identity("laptop", 8);
+        let (web, ssh) = (for_service(&laptop, "web"), for_service(&laptop, "ssh"));
+        let (first, second) = (open(&ports, &web, Ask::Any(0)), open(&ports, &ssh, Ask::Any(0)));
+        assert!(matches!(ports.reserve(&ssh, Ask::Any(0)), Err(NoPort::Contested(7002, _))));
+        assert_eq!(open(&ports, &ssh, Ask::Other(0)).number(), 7003);
+        drop((first, second));
+        let written = ports.reservations();
+        let ports = Ports::new(written.into_iter().map(|kept| (kept, laptop.owner.clone().unwrap())));
+        assert_eq!(open(&ports, &for_service(&identity("desktop", 8), "ssh"), Ask::Any(0)).number(), 7004);
+        assert_eq!(open(&ports, &laptop, Ask::Any(0)).number(), 7005);
+        let ssh = open(&ports, &ssh, Ask::Any(0));
+        assert_eq!((ssh.number(), open(&ports, &web, Ask::Any(0)).number()), (7002, 7001));
     }
 
     #[tokio::test(start_paused = true)]

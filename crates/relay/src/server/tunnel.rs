@@ -22,7 +22,7 @@ use tracing::{debug, info};
 use super::belonging::Client;
 use super::identities::{Account, Counted};
 use super::pending::{Pending, Place};
-use super::ports::{Ask, Asker, NoPort, ReservedPort};
+use super::ports::{Ask, Asker, NoPort, ReservedPort, Standing};
 use super::registry::lock;
 use super::sources::{Excess, Source, Visit};
 use super::workers::Home;
@@ -132,8 +132,8 @@ impl PublicPort {
                     older.contest(CONTEST).await;
                     continue;
                 }
-                Err(NoPort::Contested(..)) if matches!(ask, Ask::Wish(_)) => {
-                    ask = Ask::Any(0);
+                Err(NoPort::Contested(..)) if !matches!(ask, Ask::Demand(_)) => {
+                    ask = Ask::Other(0);
                     continue;
                 }
                 Err(NoPort::Contested(port, _) | NoPort::Taken(port)) => return Err(NoTunnel::Taken(port)),
@@ -151,8 +151,10 @@ impl PublicPort {
                 Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
                     ask = match ask {
                         Ask::Demand(port) => return Err(NoTunnel::Taken(port)),
-                        Ask::Wish(_) => Ask::Any(0),
-                        Ask::Any(_) => Ask::Any(number.checked_add(1).ok_or(NoTunnel::AllTaken)?),
+                        Ask::Wish(_) => Ask::Other(0),
+                        // Both: what cannot be bound may have been the service's own.
+                        Ask::Any(_) if asker.service.is_some() => Ask::Other(0),
+                        Ask::Any(_) | Ask::Other(_) => Ask::Other(number.checked_add(1).ok_or(NoTunnel::AllTaken)?),
                     };
                 }
                 Err(error) => return Err(NoTunnel::Failed(number, error)),
@@ -188,6 +190,10 @@ impl PublicPort {
     /// Waits until a newer client of the same identity wants the port. Cancel safe.
     pub(super) async fn contested(&self) {
         self.port.standing().contested().await;
+    }
+
+    pub(super) fn standing(&self) -> &Arc<Standing> {
+        self.port.standing()
     }
 }
 
@@ -242,7 +248,7 @@ impl Tunnel {
         options: &Options,
     ) -> Result<(Arc<Self>, PublicPort), NoTunnel> {
         let account = client.account();
-        let asker = relay.asker(&client);
+        let asker = relay.asker(&client, options);
         let ask = match (options.port, options.wish) {
             (Some(port), _) => Ask::Demand(port),
             (None, Some(port)) => Ask::Wish(port),

@@ -16,6 +16,8 @@ pub struct Reservation {
     pub port: u16,
     /// Who gets it.
     pub identity: Name,
+    /// The word for the service behind it.
+    pub service: Option<Box<str>>,
     /// When that ends, kept in whole seconds; `None` while a tunnel uses it.
     pub until: Option<SystemTime>,
 }
@@ -36,6 +38,8 @@ struct Stored {
 struct Record {
     port: u16,
     identity: Text<Name>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    service: Option<Box<str>>,
     /// Without one, a tunnel used it when this was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<Text<Moment>>,
@@ -53,8 +57,9 @@ impl Reservations {
     /// The list is damaged or cannot be read.
     pub fn load(directory: &Directory) -> Result<Vec<Reservation>, StateError> {
         let stored = file::read::<Stored>(directory)?.map_or_else(Vec::new, |stored| stored.reserved);
-        let reservation = |Record { port, identity, until }| Reservation {
+        let reservation = |Record { port, identity, service, until }| Reservation {
             port,
+            service,
             identity: identity.0,
             until: until.map(|until: Text<Moment>| until.0.0),
         };
@@ -68,6 +73,7 @@ impl Reservations {
     pub fn store(locked: &Locked, reservations: &[Reservation]) -> Result<(), StateError> {
         let record = |reservation: &Reservation| Record {
             port: reservation.port,
+            service: reservation.service.clone(),
             identity: Text(reservation.identity.clone()),
             until: reservation.until.map(|until| Text(Moment(until))),
         };
@@ -89,8 +95,8 @@ mod tests {
         assert_eq!(Reservations::load(&locked).unwrap(), []);
         let until = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
         let reservations = [
-            Reservation { port: 7001, identity: name("a"), until: None },
-            Reservation { port: 65535, identity: name("b"), until: Some(until) },
+            Reservation { port: 7001, identity: name("a"), service: None, until: None },
+            Reservation { port: 65535, identity: name("b"), service: Some("web".into()), until: Some(until) },
         ];
         Reservations::store(&locked, &reservations).unwrap();
         assert_eq!(Reservations::load(&locked).unwrap(), reservations);
