@@ -9,7 +9,8 @@ mod user;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -76,6 +77,21 @@ pub(crate) fn relay() -> (Program, u16) {
     let relay = Program::start(RELAY, ["server", "--open", "--listen", &format!("127.0.0.1:{port}")]);
     wait_for_port(port);
     (relay, port)
+}
+
+/// Our relay that serves only whom it invites, with its control port. Its state is in the folder.
+pub(crate) fn closed_relay(state: &Path) -> (Program, u16) {
+    let (port, state) = (free_port(), state.to_str().unwrap());
+    let relay = Program::start(RELAY, ["server", "--state", state, "--listen", &format!("127.0.0.1:{port}")]);
+    wait_for_port(port);
+    (relay, port)
+}
+
+/// An invite to the relay that has its state in the folder.
+pub(crate) fn invite(name: &str, state: &Path) -> String {
+    let output = Command::new(RELAY).args(["invite", name, "--state", state.to_str().unwrap()]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().into()
 }
 
 /// Our forwarder, with the address at which users reach `service` through the relay on `port`.
