@@ -2,11 +2,13 @@
 //! connect there, without a port of its own.
 //!
 //! ```no_run
-//! use relay_client::{Listener, Protocol};
+//! use relay_client::{Invite, Listener, Tls, Trust};
 //!
 //! # async fn serve(_: relay_client::Connection) {}
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let mut listener = Listener::builder("relay.example:7000".parse()?).protocol(Protocol::Multiplex).bind().await?;
+//! let Invite { name, token, relay, pin } = std::env::var("RELAY_INVITE")?.parse()?;
+//! let tls = Tls::new(pin.map_or(Trust::System, Trust::Pin), None)?.identity(name, token);
+//! let mut listener = Listener::builder(relay).tls(tls).bind().await?;
 //! println!("reachable at {}", listener.public_address());
 //! loop {
 //!     tokio::spawn(serve(listener.accept().await?));

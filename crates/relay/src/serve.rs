@@ -208,6 +208,7 @@ fn limits(plan: &ServerPlan) -> Limits {
         users_per_tunnel,
         users_per_source,
         new_users_per_source,
+        ref exempt,
         waiting_users,
         bandwidth: _,
         memory_per_session,
@@ -224,6 +225,9 @@ fn limits(plan: &ServerPlan) -> Limits {
     set(&mut limits.waiting_users, waiting_users);
     set(&mut limits.link.session.max_queued, memory_per_session.and_then(|bytes| bytes.try_into().ok()));
     limits.descriptors = descriptors;
+    if !exempt.is_empty() {
+        limits.exempt.clone_from(exempt);
+    }
     limits.link.bbr = plan.bbr;
     limits
 }

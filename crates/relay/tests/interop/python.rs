@@ -42,7 +42,7 @@ fn event_over_tls_with_an_identity() {
         return;
     }
     let state = TempDir::new();
-    let (_relay, _) = support::closed_relay(&state.path().join("state"));
+    let _relay = support::closed_relay(&state.path().join("state"));
     let invite = support::invite("laptop", &state.path().join("state"));
     let service = support::serve().port().to_string();
     let mut example = Program::start("python3", [&format!("{EXAMPLES}/auth.py"), &invite, &service]);

@@ -79,12 +79,12 @@ pub(crate) fn relay() -> (Program, u16) {
     (relay, port)
 }
 
-/// Our relay that serves only whom it invites, with its control port. Its state is in the folder.
-pub(crate) fn closed_relay(state: &Path) -> (Program, u16) {
+/// Our relay that serves only whom it invites. Its state is in the folder.
+pub(crate) fn closed_relay(state: &Path) -> Program {
     let (port, state) = (free_port(), state.to_str().unwrap());
     let relay = Program::start(RELAY, ["server", "--state", state, "--listen", &format!("127.0.0.1:{port}")]);
     wait_for_port(port);
-    (relay, port)
+    relay
 }
 
 /// An invite to the relay that has its state in the folder.
