@@ -74,7 +74,7 @@ fn the_program_takes_what_they_give_it() {
     };
     let _relay = Program::spawn(&mut command("relay.service"));
     support::wait_for_port(port);
-    fs::write(folder.join("invite"), support::invite("laptop", &state)).unwrap();
+    fs::write(folder.join("invite"), support::manage(&state, &["invite", "laptop"])).unwrap();
     fs::write(folder.join("forward.toml"), "[[service]]\nservice = \"8080\"\n").unwrap();
     support::established(&Program::spawn(&mut command("relay-forward.service")));
 }

@@ -41,9 +41,10 @@ fn event_over_tls_with_an_identity() {
     if !support::have(&["python3"]) {
         return;
     }
-    let state = TempDir::new();
-    let _relay = support::closed_relay(&state.path().join("state"));
-    let invite = support::invite("laptop", &state.path().join("state"));
+    let folder = TempDir::new();
+    let state = folder.path().join("state");
+    let _relay = support::closed_relay(&state);
+    let invite = support::manage(&state, &["invite", "laptop"]);
     let service = support::serve().port().to_string();
     let mut example = Program::start("python3", [&format!("{EXAMPLES}/auth.py"), &invite, &service]);
     let user = User::of(example.address_after("reachable at "));
@@ -52,6 +53,9 @@ fn event_over_tls_with_an_identity() {
     user.half_close();
     user.service_ends_first();
     example.assert_runs();
+
+    support::manage(&state, &["revoke", "laptop"]);
+    example.line_with("the relay has closed the tunnel");
 
     let forged = invite.replace("relay://laptop:", "relay://desktop:");
     let refused = Program::start("python3", [&format!("{EXAMPLES}/auth.py"), &forged, &service]);

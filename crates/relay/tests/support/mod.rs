@@ -81,15 +81,16 @@ pub(crate) fn relay() -> (Program, u16) {
 
 /// Our relay that serves only whom it invites. Its state is in the folder.
 pub(crate) fn closed_relay(state: &Path) -> Program {
-    let (port, state) = (free_port(), state.to_str().unwrap());
-    let relay = Program::start(RELAY, ["server", "--state", state, "--listen", &format!("127.0.0.1:{port}")]);
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let relay = Program::spawn(Command::new(RELAY).args(["server", "--listen", &listen, "--state"]).arg(state));
     wait_for_port(port);
     relay
 }
 
-/// An invite to the relay that has its state in the folder.
-pub(crate) fn invite(name: &str, state: &Path) -> String {
-    let output = Command::new(RELAY).args(["invite", name, "--state", state.to_str().unwrap()]).output().unwrap();
+/// What a command says about the relay that has its state in the folder: an invite, for one.
+pub(crate) fn manage(state: &Path, command: &[&str]) -> String {
+    let output = Command::new(RELAY).args(command).arg("--state").arg(state).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().into()
 }
