@@ -12,7 +12,7 @@
 //!
 //! The blocks run in order on a machine that is new at each heading: it is called relay.example.com, has a network of
 //! its own, where every port is free, no relay's state, and `relay` on the PATH. That takes Linux' namespaces.
-//! A word in quotes that the README cuts short, as in 'relay://laptop:…', stands for the whole one, which an earlier
+//! A word in quotes that the README cuts short, as in `'relay://laptop:…'`, stands for the whole one, which an earlier
 //! block has printed on a line of its own.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
