@@ -8,15 +8,13 @@ use relay_net::socket::Socket;
 use relay_proto::handshake::{Id, LineReader, Request};
 use tokio::sync::Semaphore;
 
+use crate::reach::next_bytes;
 use crate::tunnel::Users;
 use crate::{Connection, Lost};
 
 /// How many users are dialled for at once. Beyond it, announcements wait unread: with dials that end
 /// within [`DIAL_WAIT`](crate::DIAL_WAIT), none waits longer.
 pub const MAX_DIAL_BACKS: usize = 1024;
-
-/// How many bytes of announcements are read at once.
-const READ_AHEAD: usize = 4096;
 
 pub(crate) struct EventTunnel {
     control: Control,
@@ -80,11 +78,11 @@ impl Control {
             if let Some(line) = line {
                 return Id::parse(&line).map_err(Lost::Misbehaved);
             }
-            let mut buffer = [0; READ_AHEAD];
-            match self.socket.read(&mut buffer).await.map_err(Lost::Io)? {
-                0 => return Err(Lost::Closed),
-                read => self.unread.extend_from_slice(&buffer[..read]),
+            let bytes = next_bytes(&self.socket).await.map_err(Lost::Io)?;
+            if bytes.is_empty() {
+                return Err(Lost::Closed);
             }
+            self.unread.extend_from_slice(&bytes);
         }
     }
 }

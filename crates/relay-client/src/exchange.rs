@@ -16,15 +16,12 @@ use relay_proto::handshake::{
 };
 use tokio::time::timeout;
 
-use crate::reach::Reach;
+use crate::reach::{Reach, next_bytes};
 use crate::tls::{Identity, Tls};
 use crate::{Demand, Error};
 
 /// How long a relay may take to answer `relay/1` in plain text, before it is taken for an old one, which ignores it.
 pub const RELAY_1_WAIT: Duration = Duration::from_secs(2);
-
-/// How much of an answer is read at once.
-const READ_AHEAD: usize = 4096;
 
 /// What a relay is asked for.
 #[derive(Clone, Debug)]
@@ -122,8 +119,7 @@ impl Exchange<'_> {
         }
         self.send(&saying).await;
         let Some(demand) = demand else { return self.hear(AnswerReader::features).await };
-        let relay = || self.reach.relay.clone();
-        let (relay, new) = (relay(), self.asked.had.is_none());
+        let (relay, new) = (self.reach.relay.clone(), self.asked.had.is_none());
         match timeout(RELAY_1_WAIT, self.hear(AnswerReader::features)).await {
             Err(_) | Ok(Err(Error::Unanswered { .. })) if new => Err(Error::TooOld { relay, demand }),
             Err(_) => Err(Error::Silent { relay, waited: RELAY_1_WAIT }),
@@ -140,7 +136,6 @@ impl Exchange<'_> {
         &mut self,
         mut take: impl FnMut(&mut AnswerReader, &mut &[u8]) -> Result<Option<T>, AnswerError>,
     ) -> Result<T, Error> {
-        let mut buffer = [0; READ_AHEAD];
         loop {
             let mut input = &self.unread[..];
             let answer = take(&mut self.answers, &mut input).map_err(|error| self.no(error))?;
@@ -148,10 +143,11 @@ impl Exchange<'_> {
             if let Some(answer) = answer {
                 return Ok(answer);
             }
-            match self.socket.read(&mut buffer).await.map_err(|error| self.failed(error))? {
-                0 => return Err(self.failed(io::ErrorKind::UnexpectedEof.into())),
-                read => self.unread.extend_from_slice(&buffer[..read]),
+            let bytes = next_bytes(self.socket).await.map_err(|error| self.failed(error))?;
+            if bytes.is_empty() {
+                return Err(self.failed(io::ErrorKind::UnexpectedEof.into()));
             }
+            self.unread.extend_from_slice(&bytes);
         }
     }
 

@@ -2,13 +2,12 @@
 //! connect there, without a port of its own.
 //!
 //! ```no_run
-//! use relay_client::{Invite, Listener, Tls, Trust};
+//! use relay_client::{Listener, Protocol};
 //!
 //! # async fn serve(_: relay_client::Connection) {}
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let Invite { name, token, relay, pin } = std::env::var("RELAY_INVITE")?.parse()?;
-//! let tls = Tls::new(pin.map_or(Trust::System, Trust::Pin), None)?.identity(name, token);
-//! let mut listener = Listener::builder(relay).tls(tls).bind().await?;
+//! let invite = std::env::var("RELAY_INVITE")?.parse()?;
+//! let mut listener = Listener::invited(&invite)?.protocol(Protocol::Multiplex).bind().await?;
 //! println!("reachable at {}", listener.public_address());
 //! loop {
 //!     tokio::spawn(serve(listener.accept().await?));
@@ -17,7 +16,8 @@
 //! ```
 //!
 //! The listener keeps its tunnel up: a relay that restarts or a network that fails is met with
-//! [`Backoff`], for ever, and told in [`Event`]s.
+//! [`Backoff`], for ever, and told in [`Event`]s. Only an answer that no later try can change, such as a
+//! revoked identity or another certificate than the pinned one, ends it.
 //!
 //! ```text
 //!  listener.rs    Listener: bind, accept, reconnect, close
@@ -27,7 +27,7 @@
 //!  pool.rs          users take spare connections,
 //!  stock.rs           so many as demand asks for
 //!  connection.rs  Connection: one user
-//!  reach.rs       connections to the relay, with or without
+//!  reach.rs       connections to the relay, in plain text or over TLS
 //!  tls.rs           Tls: which relay is trusted, and who we are
 //!  exchange.rs    the lines that open a tunnel
 //! ```

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::exchange::Asked;
 use crate::reach::Reach;
 use crate::stock::DEFAULT_MEMBERS;
-use crate::tls::{Tls, TlsSetupError, Trust};
+use crate::tls::{Tls, TlsSetupError};
 use crate::tunnel::{Tunnel, Users};
 use crate::{Backoff, Connection, Error, RelayAddr};
 
@@ -118,7 +118,7 @@ impl Builder {
         self
     }
 
-    /// Demands that public port; any that is free unless told otherwise. While it is taken the first try fails, for
+    /// Demands that public port, which is not 0; any that is free unless told otherwise. While it is taken the first try fails, for
     /// good; later ones, when the tunnel stood before, are repeated. A relay of the original protocol is not used.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
@@ -212,15 +212,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// A listener for a tunnel at the relay of an invite: over TLS, with the invite's identity. The relay's
-    /// certificate is the one that the invite pins or, if it pins none, one that this system trusts.
+    /// A listener for a tunnel at the relay of an invite, [over TLS](Tls::invited).
     ///
     /// # Errors
-    /// This system trusts no CA, and the invite does not pin a certificate.
-    pub fn invited(invite: Invite) -> Result<Builder, TlsSetupError> {
-        let trust = invite.pin.map_or(Trust::System, Trust::Pin);
-        let tls = Tls::new(trust, None)?.identity(invite.name, invite.token);
-        Ok(Self::builder(invite.relay).tls(tls))
+    /// As of [`Tls::invited`].
+    pub fn invited(invite: &Invite) -> Result<Builder, TlsSetupError> {
+        Ok(Self::builder(invite.relay.clone()).tls(Tls::invited(invite)?))
     }
 
     /// A listener for a tunnel at that relay; in plain text, until [`Builder::tls`] is given.

@@ -15,7 +15,6 @@
 //! are one piece of evidence, or a burst could fake a row of them. That other members are idle is no
 //! evidence against refusals: a relay may have forgotten a pool and left its members open.
 
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use relay_proto::handshake::{Id, Request};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::reach::Reach;
+use crate::reach::{Reach, next_bytes};
 use crate::stock::Stock;
 use crate::tunnel::Users;
 use crate::{Backoff, Connection, Error, Lost};
@@ -41,9 +40,6 @@ pub const MAX_REFUSED: u32 = 3;
 /// How long joining may fail, with no member left, before a new pool is tried for: a relay keeps an empty
 /// pool no longer, and its name may by then stand for another address.
 const KEPT_EMPTY: Duration = Duration::from_secs(30);
-
-/// How much of what a user sends first is read before its pipe reads the rest.
-const FIRST_BYTES: usize = 4096;
 
 /// How far apart the ends of the members may arrive when the relay closes them all.
 const MOMENT: Duration = Duration::from_millis(250);
@@ -195,7 +191,7 @@ async fn join(reach: Reach, peer: SocketAddr, pool: Id) -> Result<Socket, Error>
 /// Waits until the fate is known of a member that has joined.
 async fn wait(member: Socket, early: Vec<u8>, idle: Idle) -> Fate {
     let (fresh, heard) = {
-        let mut heard = pin!(async { if early.is_empty() { first_bytes(&member).await } else { Ok(early) } });
+        let mut heard = pin!(async { if early.is_empty() { next_bytes(&member).await } else { Ok(early) } });
         if let Ok(heard) = timeout(REFUSED_WITHIN, &mut heard).await {
             (true, heard)
         } else {
@@ -223,21 +219,6 @@ async fn wait(member: Socket, early: Vec<u8>, idle: Idle) -> Fate {
     match member.watch_carrying() {
         Ok(()) => Fate::Taken(member, early),
         Err(_) => Fate::Ended,
-    }
-}
-
-/// What a user sends first; nothing at an end. Holds no memory while it waits.
-async fn first_bytes(member: &Socket) -> io::Result<Vec<u8>> {
-    loop {
-        member.readable().await?;
-        let mut bytes = vec![0; FIRST_BYTES];
-        match member.try_read(&mut bytes) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => {
-                bytes.truncate(read?);
-                return Ok(bytes);
-            }
-        }
     }
 }
 

@@ -14,6 +14,9 @@ use crate::tls::Tls;
 use crate::tunnel::ANSWER_WAIT;
 use crate::{DialError, Error, RelayAddr, dial, dial_addr};
 
+/// How much of what a relay sends is read at once.
+const READ_AHEAD: usize = 4096;
+
 /// A relay, and what protects the connections to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Reach {
@@ -55,7 +58,9 @@ impl Reach {
         let tcp = dialling.await?;
         let peer = tcp.peer_addr().map_err(|error| self.failed(error))?;
         let Some((tls, name)) = tls else { return Ok((tcp.into(), peer)) };
-        match timeout(ANSWER_WAIT, tls::connect(tcp, tls.config().clone(), name)).await {
+        // Large, and soon over.
+        let handshake = Box::pin(tls::connect(tcp, tls.config().clone(), name));
+        match timeout(ANSWER_WAIT, handshake).await {
             Ok(Ok(stream)) => Ok((stream.into(), peer)),
             Ok(Err(TlsError::Certificate(source))) => {
                 Err(Error::Certificate { relay: relay(), expected: tls.trust().clone(), source })
@@ -67,5 +72,20 @@ impl Reach {
 
     pub(crate) fn failed(&self, source: io::Error) -> Error {
         Error::Io { relay: self.relay.clone(), source }
+    }
+}
+
+/// What arrives next; nothing at an end. Holds no memory while it waits. Cancel safe.
+pub(crate) async fn next_bytes(socket: &Socket) -> io::Result<Vec<u8>> {
+    loop {
+        socket.readable().await?;
+        let mut bytes = vec![0; READ_AHEAD];
+        match socket.try_read(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => {
+                bytes.truncate(read?);
+                return Ok(bytes);
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use relay_proto::auth::Binding;
 use relay_proto::identity::{Name, Token};
-use relay_proto::invite;
+use relay_proto::invite::{self, Invite};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, WantsClientCert};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -83,6 +83,16 @@ impl Tls {
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
         Ok(Self { config: Arc::new(config), trust: Arc::new(trust), identity: None })
+    }
+
+    /// TLS to the relay of an invite, with its identity. The relay's certificate is the one that the invite pins or, if
+    /// it pins none, one that this system trusts.
+    ///
+    /// # Errors
+    /// The invite pins no certificate, and this system trusts no CA.
+    pub fn invited(invite: &Invite) -> Result<Self, TlsSetupError> {
+        let trust = invite.pin.map_or(Trust::System, Trust::Pin);
+        Ok(Self::new(trust, None)?.identity(invite.name.clone(), invite.token.clone()))
     }
 
     /// The same, for a client that proves an identity. The token itself is never sent.

@@ -1,21 +1,24 @@
 //! A party's socket, TCP, TLS or Unix, with what a pipe asks of it; and how relay listens and accepts.
 
 mod listen;
+mod tcp;
 
 pub use listen::{accept, canonical, listen, listen_alone};
+pub use tcp::{connect, connect_to_speak, expect_clients, watch_always_reading, watch_carrying, watch_closely};
+pub(crate) use tcp::{try_read_out, try_write_ahead};
 
 #[cfg(target_os = "linux")]
 use crate::sys;
 use crate::tls::TlsStream;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{Interest, Ready};
+use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// A connected stream socket of a user, a service or a member, or that of a link.
 #[derive(Debug)]
@@ -337,12 +340,9 @@ impl Socket {
         self.tcp().map_or(Ok(()), watch_always_reading)
     }
 
-    /// Notices within some 2 s that a peer that always reads is gone: for a connection whose place another wants.
+    /// As [`watch_closely`], likewise.
     pub fn watch_closely(&self) -> io::Result<()> {
-        let Some(stream) = self.tcp() else { return Ok(()) };
-        let socket = SockRef::from(stream);
-        set_user_timeout(&socket, Some(Duration::from_secs(2)))?;
-        keep_alive(&socket, Duration::from_secs(1), Duration::from_secs(1), 1)
+        self.tcp().map_or(Ok(()), watch_closely)
     }
 
     /// As [`watch_carrying`], likewise.
@@ -356,139 +356,9 @@ fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// As [`TcpStream::try_read`]; but a read that leaves room in the buffer also counts as one that found nothing more,
-/// which saves asking again. Not for users and services: at a TCP urgent mark a read ends early, although there is
-/// more, and nothing would wake its reader. No peer of a link sends one.
-pub(crate) fn try_read_out(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut short = 0;
-    let read = stream.try_io(Interest::READABLE, || match stream.try_read(buffer)? {
-        some if (1..buffer.len()).contains(&some) => {
-            short = some;
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-        read => Ok(read),
-    });
-    if short > 0 { Ok(short) } else { read }
-}
-
-/// As [`TcpStream::try_write`], of bytes that others follow at once: the kernel sends them together.
-pub(crate) fn try_write_ahead(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    #[cfg(target_os = "linux")]
-    {
-        stream.try_io(Interest::WRITABLE, || SockRef::from(stream).send_with_flags(bytes, libc::MSG_MORE))
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        stream.try_write(bytes)
-    }
-}
-
-/// For connections whose far side always reads (links, control connections of event, idle members): a peer
-/// that is gone is noticed within 25 s, silent or not.
-pub fn watch_always_reading(stream: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    set_user_timeout(&socket, Some(Duration::from_secs(25)))?;
-    keep_alive(&socket, Duration::from_secs(10), Duration::from_secs(5), 3)
-}
-
-/// For connections that carry a user's bytes: the peer may stop reading for as long as it likes. One that is
-/// gone is noticed after 2 minutes of silence, or when the kernel gives up to send what is in flight. Connections
-/// that were [accepted](accept) have it already; it takes [`watch_always_reading`] back.
-pub fn watch_carrying(stream: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    set_user_timeout(&socket, None)?;
-    keep_alive_carrying(&socket)
-}
-
-fn keep_alive_carrying(socket: &socket2::Socket) -> io::Result<()> {
-    keep_alive(socket, Duration::from_mins(1), Duration::from_secs(15), 4)
-}
-
-/// It also ends a live peer that merely does not read.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn set_user_timeout(socket: &socket2::Socket, timeout: Option<Duration>) -> io::Result<()> {
-    socket.set_tcp_user_timeout(timeout)
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-#[allow(clippy::unnecessary_wraps, reason = "it can fail where it does something")]
-fn set_user_timeout(_: &socket2::Socket, _: Option<Duration>) -> io::Result<()> {
-    Ok(())
-}
-
-fn keep_alive(socket: &socket2::Socket, idle: Duration, interval: Duration, probes: u32) -> io::Result<()> {
-    let keepalive = TcpKeepalive::new().with_time(idle);
-    #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos", windows))]
-    let keepalive = keepalive.with_interval(interval).with_retries(probes);
-    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "macos", windows)))]
-    let _ = (interval, probes);
-    socket.set_tcp_keepalive(&keepalive)
-}
-
-/// Prepares a socket to carry bytes: no Nagle's delay, and a peer that is gone is noticed (see
-/// [`watch_carrying`]).
-fn prepare(socket: &socket2::Socket) -> io::Result<()> {
-    socket.set_tcp_nodelay(true)?;
-    keep_alive_carrying(socket)
-}
-
-/// Connects, without Nagle's delay, and [watched](watch_carrying). Cancel safe.
-///
-/// # Errors
-/// Those of the system's connect; and a connection to oneself is refused. It comes about where nobody listens on a
-/// port of the range for outgoing connections, and our own end happens to get it.
-pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    connected(TcpStream::connect(address).await?, address)
-}
-
-/// As [`connect`], for a connection on which we say something at once: the kernel sends no acknowledgement of its
-/// own where our bytes can carry it.
-///
-/// # Errors
-/// As of [`connect`].
-pub async fn connect_to_speak(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    save_acknowledgements(&SockRef::from(&socket));
-    connected(socket.connect(address).await?, address)
-}
-
-/// Prepares a listener, made by whomever, for clients: what it [accepts](accept) is ready to carry bytes, and saves
-/// acknowledgements where bytes that follow can carry them. Not for users: one that sends a little and then a little
-/// more, with Nagle's delay, would wait some 40 ms between.
-pub fn expect_clients(listener: &TcpListener) {
-    let socket = SockRef::from(listener);
-    // A listener that refuses is one that fails to accept, which is told then.
-    #[cfg(target_os = "linux")]
-    let _ = prepare(&socket);
-    save_acknowledgements(&socket);
-}
-
-fn save_acknowledgements(socket: &socket2::Socket) {
-    // A hint: without it, there are more packets.
-    #[cfg(target_os = "linux")]
-    let _ = socket.set_tcp_quickack(false);
-    #[cfg(not(target_os = "linux"))]
-    let _ = socket;
-}
-
-fn connected(stream: TcpStream, address: SocketAddr) -> io::Result<TcpStream> {
-    let own = stream.local_addr()?;
-    if (own.ip(), own.port()) == (address.ip(), address.port()) {
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
-    let socket = SockRef::from(&stream);
-    // A peer on this machine cannot go without the kernel's noticing.
-    if address.ip().is_loopback() {
-        socket.set_tcp_nodelay(true)?;
-    } else {
-        prepare(&socket)?;
-    }
-    Ok(stream)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Socket, listen};
+    use super::{Duration, Socket, listen};
     use tokio::net::TcpStream;
 
     async fn pair() -> (TcpStream, TcpStream) {
@@ -500,7 +370,7 @@ mod tests {
     #[tokio::test]
     #[cfg(target_os = "linux")]
     async fn the_watch_of_a_link_is_taken_back_for_users() {
-        use super::{Duration, SockRef, watch_always_reading, watch_carrying};
+        use super::{SockRef, watch_always_reading, watch_carrying};
         let (near, _far) = pair().await;
         watch_always_reading(&near).unwrap();
         let socket = SockRef::from(&near);
@@ -559,5 +429,57 @@ mod tests {
         assert_eq!(near.try_read(&mut bytes).unwrap(), 4);
         assert_eq!(near.try_read(&mut bytes).unwrap(), 0);
         assert!(near.read_closed());
+    }
+
+    #[tokio::test]
+    async fn tls_sockets_answer_all_the_same() {
+        let (near, far) = pair().await;
+        let (near, far) = crate::tls::tests::over(near, far).await;
+        let (near, far) = (Socket::from(near), Socket::from(far));
+        near.watch_always_reading().unwrap();
+        near.watch_carrying().unwrap();
+        assert!(near.tcp().is_some() && near.tls().is_some() && near.bare_tcp().is_none());
+        far.write_all(b"last").await.unwrap();
+        let mut bytes = [0; 8];
+        assert_eq!(near.read(&mut bytes).await.unwrap(), 4);
+        assert!(!near.read_closed());
+        far.shutdown_write().unwrap();
+        assert_eq!(near.read(&mut bytes).await.unwrap(), 0);
+        assert!(near.read_closed());
+        near.writable().await.unwrap();
+        while near.try_write(&[0; 4096]).is_ok() {}
+        assert!(near.is_unflushed() && near.unsent() > 0);
+        near.shutdown_write().unwrap();
+        let (flushed, read) = tokio::join!(near.flushed(), async {
+            let (mut read, mut buffer) = (0, vec![0; 65536]);
+            loop {
+                match far.read(&mut buffer).await.unwrap() {
+                    0 => return read,
+                    some => read += some,
+                }
+            }
+        });
+        flushed.unwrap();
+        assert!(read > 0 && !near.is_unflushed());
+    }
+
+    #[tokio::test]
+    async fn an_abort_under_tls_is_one_of_tcp() {
+        let (near, far) = pair().await;
+        let (near, far) = crate::tls::tests::over(near, far).await;
+        Socket::from(near).abort();
+        tokio::time::timeout(Duration::from_secs(30), Socket::from(far).aborted()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn bytes_that_a_tls_socket_holds_are_not_flushed_to_a_peer_that_is_gone() {
+        let (near, far) = pair().await;
+        let (near, far) = crate::tls::tests::over(near, far).await;
+        let (near, far) = (Socket::from(near), Socket::from(far));
+        near.writable().await.unwrap();
+        while near.try_write(&[0; 4096]).is_ok() {}
+        assert!(near.is_unflushed());
+        let (flushed, ()) = tokio::join!(near.flushed(), async { far.abort() });
+        flushed.unwrap_err();
     }
 }

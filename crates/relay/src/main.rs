@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use relay::cli::{self, Command};
 use relay::config::{ConfigError, Configuration};
-use relay::plan::{ForwardPlan, Place, PlanError, ServerPlan};
+use relay::plan::{self, Place, PlanError, ServerPlan};
 use relay::state::commands::{self, CommandError};
-use relay::target::Relay;
 use relay::{demo, forward, logs, serve};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -66,6 +65,7 @@ impl From<PlanError> for Failure {
         match error {
             PlanError::Usage(message) => Self::Usage(message),
             PlanError::Configuration(error) => Self::Configuration(error),
+            PlanError::System(message) => Self::Running(message),
         }
     }
 }
@@ -82,14 +82,11 @@ fn run(command: Command) -> Result<(), Failure> {
             until_signalled(async |shutdown| said(serve::run(plan, shutdown).await))
         }
         Command::Forward(flags) => {
-            let plan = ForwardPlan::new(*flags)?;
-            let address = plan.relay.address();
-            if matches!(plan.relay, Relay::Plain(_)) && !address.is_loopback() {
-                warn!(
-                    "the connection to {address} is plain text: whoever is on its way can read and change what passes"
-                );
+            let config = plan::forward(*flags)?;
+            let relay = &config.relay;
+            if config.tls.is_none() && !relay.is_loopback() {
+                warn!("the connection to {relay} is plain text: whoever is on its way can read and change what passes");
             }
-            let config = plan.config().map_err(|error| error.to_string())?;
             let announce = |address: &_| say(&format_args!("established relay address: {address}"));
             until_signalled(async |shutdown| said(forward::run(config, announce, shutdown).await))
         }

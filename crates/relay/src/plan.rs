@@ -4,16 +4,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
-use relay_client::{ClientCertificate, DEFAULT_PORT, Protocol, TlsSetupError, Trust};
+use relay_client::{ClientCertificate, DEFAULT_PORT, Protocol, Tls, TlsSetupError, Trust};
 use tracing::warn;
 
 use crate::cli::{ForwardFlags, InviteFlags, PlaceFlags, ServerFlags};
-use crate::config::files;
-use crate::config::{Anonymous, ConfigError, Forwarder, Limits, References, Server, Tls};
+use crate::config::{self, Anonymous, ConfigError, Forwarder, Limits, References, Server, files};
 use crate::forward;
 use crate::identity::{Identity, Rights};
-use crate::service::Service;
 use crate::state::{self, Host};
 use crate::target::Relay;
 
@@ -37,7 +34,7 @@ pub struct ServerPlan {
     /// Whether links may change to BBR.
     pub bbr: bool,
     /// How it speaks TLS.
-    pub tls: Tls,
+    pub tls: config::Tls,
     /// Clients without an identity.
     pub anonymous: Anonymous,
     /// Bounds that the operator has set.
@@ -123,101 +120,59 @@ impl Place {
     }
 }
 
-/// What `relay forward` is to do.
-#[derive(Debug, PartialEq, Eq)]
-pub struct ForwardPlan {
-    /// Where users are piped to.
-    pub service: Service,
-    /// Where they come from.
-    pub relay: Relay,
-    /// How they come.
-    pub protocol: Protocol,
-    /// The public port that it must be.
-    pub port: Option<u16>,
-    /// The networks whose users may come; empty for all.
-    pub allow: Vec<IpNet>,
-    /// The file of the authorities that may vouch for the relay; `None` for the system's.
-    pub authorities: Option<PathBuf>,
-    /// The files of the client's own certificate, and of its key.
-    pub certificate: Option<(PathBuf, PathBuf)>,
-    /// Whether the link may change to BBR.
-    pub bbr: bool,
+/// What `relay forward` is to do: from flags and the files that they name.
+///
+/// # Errors
+/// Something is missing or wrong: on the command line, in the environment, or in the configuration file.
+pub fn forward(flags: ForwardFlags) -> Result<forward::Config, PlanError> {
+    let file = flags.config.as_deref().map(Forwarder::open).transpose().map_err(PlanError::Configuration)?;
+    merge(flags, file.unwrap_or_default())
 }
 
-impl ForwardPlan {
-    /// From flags and the files that they name.
-    ///
-    /// # Errors
-    /// Something is missing or wrong: on the command line, or in the configuration file.
-    pub fn new(flags: ForwardFlags) -> Result<Self, PlanError> {
-        let file = flags.config.as_deref().map(Forwarder::open).transpose().map_err(PlanError::Configuration)?;
-        Self::merge(flags, file.unwrap_or_default())
-    }
-
-    fn merge(flags: ForwardFlags, file: Forwarder) -> Result<Self, PlanError> {
-        let usage = |what: &str| PlanError::Usage(what.into());
-        let relay = match (flags.relay, flags.invite_file, flags.invite) {
-            (Some(relay), _, _) => Some(relay),
-            (None, Some(path), _) => Some(invite_in(&path)?),
-            (None, None, Some(invite)) => Some(invite.map_err(PlanError::Usage)?),
-            (None, None, None) => file.relay,
-        };
-        let relay = relay.ok_or_else(|| {
-            usage("the relay is missing: give it after the service, or an invite by --invite-file or RELAY_INVITE")
-        })?;
-        let service = flags.service.or(file.service.as_ref().map(|service| service.service.clone()));
-        let service = service
-            .ok_or_else(|| usage("the service is missing: say where it listens, as in relay forward 8080 HOST"))?;
-        let (mode, port, allow) =
-            file.service.map_or((None, None, Vec::new()), |service| (service.mode, service.port, service.allow));
-
-        let ca = flags.ca.or(file.ca);
-        let certificate = match (flags.cert, flags.key) {
-            (None, None) => file.certificate,
-            (certificate, key) => certificate.zip(key),
-        };
-        relay.takes(ca.is_some(), certificate.is_some()).map_err(usage)?;
-        ca.as_deref().map(files::authorities).transpose().map_err(PlanError::Usage)?;
-        let usable = certificate.as_ref().map(|(chain, key)| files::certificate(chain, key));
-        usable.transpose().map_err(PlanError::Usage)?;
-        Ok(Self {
-            service,
-            relay,
-            protocol: flags.mode.or(mode).unwrap_or(Protocol::Multiplex),
-            port: flags.port.or(port),
-            allow: if flags.allow.is_empty() { allow } else { flags.allow },
-            authorities: ca,
-            certificate,
-            bbr: !flags.link.no_bbr.or(file.no_bbr).unwrap_or(false),
-        })
-    }
+fn merge(flags: ForwardFlags, file: Forwarder) -> Result<forward::Config, PlanError> {
+    let usage = |what: &str| PlanError::Usage(what.into());
+    let relay = match (flags.relay, flags.invite_file, flags.invite) {
+        (Some(relay), _, _) => Some(relay),
+        (None, Some(path), _) => Some(invite_in(&path)?),
+        (None, None, Some(invite)) => Some(invite.map_err(PlanError::Usage)?),
+        (None, None, None) => file.relay,
+    };
+    let relay = relay.ok_or_else(|| {
+        usage("the relay is missing: give it after the service, or an invite by --invite-file or RELAY_INVITE")
+    })?;
+    let (service, mode, port, allow) = file.service.map_or((None, None, None, Vec::new()), |service| {
+        (Some(service.service), service.mode, service.port, service.allow)
+    });
+    let service = flags.service.or(service);
+    let service =
+        service.ok_or_else(|| usage("the service is missing: say where it listens, as in relay forward 8080 HOST"))?;
+    let certificate = flags.cert.zip(flags.key).or(file.certificate);
+    let tls = tls(&relay, flags.ca.or(file.ca), certificate)?;
+    let protocol = flags.mode.or(mode).unwrap_or(Protocol::Multiplex);
+    Ok(forward::Config {
+        tls,
+        port: flags.port.or(port),
+        allow: if flags.allow.is_empty() { allow } else { flags.allow },
+        bbr: !flags.link.no_bbr.or(file.no_bbr).unwrap_or(false),
+        ..forward::Config::new(service, relay.address().clone(), protocol)
+    })
 }
 
-impl ForwardPlan {
-    /// The same, as the forwarder takes it.
-    ///
-    /// # Errors
-    /// TLS cannot be set up: a file cannot be used, or this system trusts nobody.
-    pub fn config(self) -> Result<forward::Config, TlsSetupError> {
-        let by = |trust| match &self.certificate {
-            None => relay_client::Tls::new(trust, None),
-            Some((chain, key)) => {
-                let certificate = ClientCertificate { chain: chain.clone(), key: key.clone() };
-                relay_client::Tls::new(trust, Some(&certificate))
-            }
-        };
-        let authorities = self.authorities.clone().map_or(Trust::System, Trust::CaFile);
-        let address = self.relay.address().clone();
-        let tls = match self.relay {
-            Relay::Plain(_) => None,
-            Relay::Tls(_) => Some(by(authorities)?),
-            Relay::Invite(invite) => {
-                Some(by(invite.pin.map_or(authorities, Trust::Pin))?.identity(invite.name, invite.token))
-            }
-        };
-        let config = forward::Config::new(self.service, address, self.protocol);
-        Ok(forward::Config { tls, port: self.port, allow: self.allow, bbr: self.bbr, ..config })
-    }
+/// How TLS to a relay is spoken; `None` if it is plain text.
+fn tls(relay: &Relay, ca: Option<PathBuf>, certificate: Option<(PathBuf, PathBuf)>) -> Result<Option<Tls>, PlanError> {
+    relay.takes(ca.is_some(), certificate.is_some()).map_err(|what| PlanError::Usage(what.into()))?;
+    let authorities = ca.map_or(Trust::System, Trust::CaFile);
+    let client = certificate.map(|(chain, key)| ClientCertificate { chain, key });
+    let tls = match relay {
+        Relay::Plain(_) => return Ok(None),
+        Relay::Tls(_) => Tls::new(authorities, client.as_ref()),
+        Relay::Invite(invite) => Tls::new(invite.pin.map_or(authorities, Trust::Pin), None)
+            .map(|tls| tls.identity(invite.name.clone(), invite.token.clone())),
+    };
+    tls.map(Some).map_err(|error| match error {
+        TlsSetupError::NoSystemRoots | TlsSetupError::Library(_) => PlanError::System(error.to_string()),
+        _ => PlanError::Usage(error.to_string()),
+    })
 }
 
 /// The invite in a file. That others can read it is said, and no reason to refuse: it was made so by whoever has it.
@@ -239,12 +194,14 @@ pub enum PlanError {
     Usage(String),
     /// Something is wrong with the configuration file.
     Configuration(ConfigError),
+    /// Something is wrong with the machine.
+    System(String),
 }
 
 impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(what) => f.write_str(what),
+            Self::Usage(what) | Self::System(what) => f.write_str(what),
             Self::Configuration(error) => error.fmt(f),
         }
     }

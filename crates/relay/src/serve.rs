@@ -92,7 +92,7 @@ pub async fn run(plan: ServerPlan, shutdown: impl Future<Output = ()> + Send) ->
         let config = config(&plan, None, Identities::new([]));
         return Server::run(listener, config, shutdown).await.map_err(ServeError::Start);
     };
-    let is_new = !directory.holds_state();
+    let is_new = directory.is_new();
     let locked = match directory.lock() {
         // Whoever may come without an identity needs no state.
         Err(StateError::InUse { path }) if may_go_without(&plan) => {
@@ -208,13 +208,13 @@ fn limits(plan: &ServerPlan) -> Limits {
         users_per_tunnel,
         users_per_source,
         new_users_per_source,
-        ref exempt,
         waiting_users,
         bandwidth: _,
         memory_per_session,
         memory: _,
         descriptors,
-    } = plan.limits;
+        exempt,
+    } = plan.limits.clone();
     let mut limits = Limits::default();
     set(&mut limits.pending_handshakes, handshakes);
     set(&mut limits.handshakes_per_source, handshakes_per_source);
@@ -224,10 +224,8 @@ fn limits(plan: &ServerPlan) -> Limits {
     set(&mut limits.new_users_per_source, new_users_per_source);
     set(&mut limits.waiting_users, waiting_users);
     set(&mut limits.link.session.max_queued, memory_per_session.and_then(|bytes| bytes.try_into().ok()));
+    limits.exempt = exempt.unwrap_or(limits.exempt);
     limits.descriptors = descriptors;
-    if !exempt.is_empty() {
-        limits.exempt.clone_from(exempt);
-    }
     limits.link.bbr = plan.bbr;
     limits
 }

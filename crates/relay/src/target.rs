@@ -32,7 +32,6 @@ impl Relay {
     /// They cannot: why, and what to do.
     pub fn takes(&self, authorities: bool, certificate: bool) -> Result<(), &'static str> {
         match self {
-            Self::Tls(_) => Ok(()),
             Self::Invite(_) if certificate => {
                 Err("an invite is an identity already: leave the client certificate out, or write tls://HOST[:PORT]")
             }
@@ -42,7 +41,7 @@ impl Relay {
             Self::Plain(_) if authorities || certificate => {
                 Err("certificates are for TLS, and HOST[:PORT] is plain text: write the relay as tls://HOST[:PORT]")
             }
-            Self::Invite(_) | Self::Plain(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 }
@@ -51,7 +50,8 @@ impl FromStr for Relay {
     type Err = RelayError;
 
     fn from_str(text: &str) -> Result<Self, RelayError> {
-        let address = |text: &str| text.parse().map_err(RelayError::address);
+        let address =
+            |text: &str| text.parse().map_err(|error: AddressError| RelayError::Address(error.problem().to_string()));
         // Whatever is meant to be an invite, and was damaged on its way, is none of the others.
         if text.contains("relay:") || text.contains('@') {
             text.parse().map(Self::Invite).map_err(RelayError::Invite)
@@ -71,12 +71,6 @@ pub enum RelayError {
     Invite(InviteError),
     /// No address: what is wrong with it.
     Address(String),
-}
-
-impl RelayError {
-    fn address(error: AddressError) -> Self {
-        Self::Address(error.problem().to_string())
-    }
 }
 
 impl fmt::Display for RelayError {

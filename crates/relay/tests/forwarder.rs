@@ -5,12 +5,12 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use relay::{Config, Limits, PortRange, Server, forward};
-use relay_client::{DEFAULT_MEMBERS, Protocol, REFUSED_WITHIN, RelayAddr};
+use relay_client::{DEFAULT_MEMBERS, Error, Protocol, REFUSED_WITHIN, RelayAddr};
 use relay_net::socket;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -446,5 +446,102 @@ async fn many_users_at_once_are_served() {
         for user in many.collect::<Vec<_>>() {
             within("every user", user).await.unwrap();
         }
+    }
+}
+
+async fn hears(mut client: TcpStream, lines: &str) -> TcpStream {
+    let mut heard = vec![0; lines.len()];
+    within(lines, client.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&heard), lines);
+    client
+}
+
+/// The next client of a relay that the test plays, which must say these lines and is answered.
+async fn asked(control: &TcpListener, lines: &str, answer: &str) -> TcpStream {
+    let (client, _) = within(lines, control.accept()).await.unwrap();
+    let mut client = hears(client, lines).await;
+    client.write_all(answer.as_bytes()).await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn a_final_answer_ends_it_and_lets_live_users_finish() {
+    let control = TcpListener::bind(any()).await.unwrap();
+    let (service, _service) = echo(any()).await;
+    let config = config(&service.to_string(), control.local_addr().unwrap().port(), Protocol::Event);
+    let mut forwarder = Forwarder::configured(forward::Config { port: Some(7009), ..config });
+    let link = asked(&control, "relay/1\n", "relay/1 port\n").await;
+    let mut link = hears(link, "event port=7009\nnew\n").await;
+    link.write_all(b"7009\nTICKET\n").await.unwrap();
+    let mut user = asked(&control, "event\nTICKET\n", "").await;
+    chat(&mut user, "hello").await;
+    drop(link);
+    let _refused = asked(&control, "relay/1\n", "error port-not-allowed to you\n").await;
+    chat(&mut user, "still here").await;
+    assert!(!forwarder.task.is_finished());
+    user.shutdown().await.unwrap();
+    let error = within("the end", &mut forwarder.task).await.unwrap().unwrap_err();
+    assert!(
+        matches!(error, Error::Refused { .. }) && error.to_string().contains("port-not-allowed, to you"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_relay_that_cannot_keep_users_out_is_not_used() {
+    let control = TcpListener::bind(any()).await.unwrap();
+    let config = config("9", control.local_addr().unwrap().port(), Protocol::Multiplex);
+    let allow = vec!["10.0.0.0/8".parse().unwrap()];
+    let mut forwarder = Forwarder::configured(forward::Config { allow, ..config });
+    let _client = asked(&control, "relay/1\n", "relay/1 auth port\n").await;
+    let error = within("the end", &mut forwarder.task).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::TooOld { .. }) && forwarder.announced.try_recv().is_err(), "{error}");
+}
+
+/// What is logged, by the tests' one thread.
+#[derive(Clone, Default)]
+struct Logs(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Logs {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn that_everyone_is_let_in_is_said_once() {
+    let logs = Logs::default();
+    let writer = logs.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let narrowed = " allow=10.0.0.0/8 allow=2001:db8::/32";
+    for (options, times) in [("", 1), (" allow=10.0.0.0/8 allow=0.0.0.0/0", 1), (narrowed, 0)] {
+        logs.0.lock().unwrap().clear();
+        let control = TcpListener::bind(any()).await.unwrap();
+        let relay = control.local_addr().unwrap().port();
+        let allow = options.split(" allow=").skip(1).map(|network| network.parse().unwrap()).collect();
+        let config = forward::Config { allow, ..config("9", relay, Protocol::Event) };
+        let mut forwarder = Forwarder::configured(config);
+        for public in [7001, 7002] {
+            let mut link = if options.is_empty() {
+                asked(&control, "event\nnew\n", "").await
+            } else {
+                let greeted = asked(&control, "relay/1\n", "relay/1 allow\n").await;
+                hears(greeted, &format!("event{options}\nnew\n")).await
+            };
+            link.write_all(format!("{public}\n").as_bytes()).await.unwrap();
+            assert_eq!(forwarder.established().await.port(), public);
+        }
+        forwarder.stop();
+        forwarder.ended().await;
+        let logs = String::from_utf8(logs.0.lock().unwrap().clone()).unwrap();
+        let warning = "anyone who reaches 127.0.0.1:7001 reaches localhost:9, which takes them for local connections; \
+                       narrow with --allow";
+        assert_eq!((logs.matches(warning).count(), logs.matches("anyone").count()), (times, times), "{logs}");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use relay_client::{ClientCertificate, Error, Listener, Protocol, RelayAddr, Tls, TlsSetupError, Trust};
 use relay_net::socket::Socket;
+use relay_proto::invite::server_name;
 use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::WebPkiClientVerifier;
@@ -65,7 +66,7 @@ async fn another_certificate_than_the_pinned_one_is_refused_for_good() {
     let (meant, came) = (any(), any());
     let stage = Stage::showing(&came).await;
     let error = refused(&stage, Tls::new(Trust::Pin(meant.pin()), None).unwrap()).await;
-    let hex = |pin: [u8; 32]| pin.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = |pin| Trust::Pin(pin).to_string().rsplit(' ').next().unwrap().to_owned();
     assert_eq!(
         error,
         format!(
@@ -160,9 +161,7 @@ async fn the_relay_is_asked_for_its_protocol_and_its_certificate() {
         (stream.server_name(), stream.alpn())
     };
     let (_, asked) = stage.tried(stage.builder(), play).await;
-    let digits: String = shown.pin().iter().map(|byte| format!("{byte:02x}")).collect();
-    let name = format!("{}.{}.pin.invalid", &digits[..32], &digits[32..]);
-    assert_eq!(asked, (Some(name), Some(b"relay/1".to_vec())));
+    assert_eq!(asked, (Some(server_name(&shown.pin())), Some(b"relay/1".to_vec())));
 
     let ca = ca();
     let address = RelayAddr::new("localhost", stage.address().port()).unwrap();

@@ -60,7 +60,7 @@ async fn an_invited_client_proves_its_token_for_each_protocol() {
             let stage = Stage::showing(&shown).await;
             let relay = stage.address();
             let invite = Invite { name: "laptop".parse().unwrap(), token: token(), relay, pin: Some(shown.pin()) };
-            let builder = Listener::invited(invite).unwrap().protocol(protocol);
+            let builder = Listener::invited(&invite).unwrap().protocol(protocol);
             let nonce = Nonce::from_random([9; 32]);
             let play = async {
                 let client = stage.secure().await;
@@ -194,7 +194,8 @@ async fn an_old_relay_is_not_used_where_something_is_demanded() {
         tokio::time::pause();
         let begun = tokio::time::Instant::now();
         client.is_closed().await;
-        assert!(begun.elapsed() >= RELAY_1_WAIT - Duration::from_millis(100) && begun.elapsed() < RELAY_1_WAIT * 2);
+        let waited = begun.elapsed();
+        assert!(waited + Duration::from_millis(100) > RELAY_1_WAIT && waited < RELAY_1_WAIT * 2, "{waited:?}");
     };
     let (bound, ()) = tokio::join!(builder().bind(), silent);
     assert!(matches!(bound.unwrap_err(), Error::TooOld { .. }));
@@ -313,7 +314,7 @@ async fn a_final_answer_ends_the_listener_with_it() {
 fn nothing_shows_the_token() {
     let relay: RelayAddr = "relay.example".parse().unwrap();
     let invite = Invite { name: "laptop".parse().unwrap(), token: token(), relay, pin: Some([1; 32]) };
-    let builder = Listener::invited(invite.clone()).unwrap();
+    let builder = Listener::invited(&invite).unwrap();
     let shown = format!("{invite:?} {builder:?} {builder:#?}");
     assert!(shown.contains("laptop") && shown.contains("***"), "{shown}");
     assert!(!shown.contains(&token().expose()) && !shown.contains("7, 7"), "{shown}");

@@ -117,7 +117,7 @@ impl Stage {
     }
 
     pub(crate) async fn shake_hands(&self) -> Result<TlsStream, TlsError> {
-        within("a handshake", accept(self.tcp().await, Vec::new(), self.config.clone())).await
+        within("a handshake", Box::pin(accept(self.tcp().await, Vec::new(), self.config.clone()))).await
     }
 
     /// The next connection, over TLS.

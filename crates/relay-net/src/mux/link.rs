@@ -501,9 +501,9 @@ async fn close(shared: &Shared, path: &mut Path) {
             Written::Full | Written::Failed(_) => return,
         }
     }
-    if shared.wire.shutdown_write().is_err() || shared.wire.taken().await.is_err() {
-        return;
-    }
+    // It ends one way or the other: the read below sees how.
+    let _ = shared.wire.shutdown_write();
+    let _ = shared.wire.taken().await;
     let mut discard = [0; 4096];
     while shared.wire.readable().await.is_ok() {
         match shared.wire.try_read(&mut discard) {

@@ -74,7 +74,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     }
     // Whatever it accepts inherits that, which saves four system calls for each connection.
     #[cfg(target_os = "linux")]
-    super::prepare(&socket)?;
+    super::tcp::prepare(&socket)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
@@ -92,7 +92,7 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             Ok((stream, address)) => {
                 // Fails only if the peer has gone already, which the first read will tell.
                 #[cfg(not(target_os = "linux"))]
-                let _ = super::prepare(&socket2::SockRef::from(&stream));
+                let _ = super::tcp::prepare(&socket2::SockRef::from(&stream));
                 return (stream, canonical(address));
             }
             Err(error) if concerns_one_connection(&error) => {}

@@ -56,7 +56,7 @@ enum End {
 
 pub(super) struct Session {
     pub(super) side: Side,
-    /// Reads the server's name from the `ClientHello`, which rustls tells only here.
+    /// Reads the server's name from the client's hello, which rustls tells only here.
     hello: Option<Box<Acceptor>>,
     pub(super) server_name: Option<String>,
     /// The beginning of a record, or of a handshake message.

@@ -123,11 +123,11 @@ async fn what_a_slow_reader_has_yet_to_take_is_not_left_behind() {
     let (moved, _, pipe) = Setup { idle, ..Setup::default() }.pipe(near_user, near_service);
     service.shutdown_write().unwrap();
     assert_eq!(read_to_end(&user).await.unwrap(), b"");
-    user.write_all(&[7; 30_000]).await.unwrap();
+    user.write_all(&vec![7; 30_000]).await.unwrap();
     user.shutdown_write().unwrap();
     // Long enough for a pipe that took this for silence.
     tokio::time::sleep(4 * idle).await;
-    assert!(read_to_end(&service).await.unwrap() == [7; 30_000]);
+    assert!(read_to_end(&service).await.unwrap() == vec![7; 30_000]);
     assert_eq!(end(pipe).await, End::Done);
     assert_eq!(moved.up.load(Ordering::Relaxed), 30_000);
 }

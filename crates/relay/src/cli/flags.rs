@@ -60,7 +60,7 @@ pub struct ForwardFlags {
     /// Where the service listens: PORT, HOST:PORT or unix:PATH
     #[arg(value_parser = Quiet(service))]
     pub service: Option<Service>,
-    /// An invite, tls://HOST[:PORT], or HOST[:PORT] for plain text
+    /// An invite, `tls://HOST[:PORT]`, or HOST[:PORT] for plain text
     #[arg(value_parser = Quiet(relay))]
     pub relay: Option<Relay>,
     /// How users come: multiplex (default), pool or event
@@ -83,14 +83,14 @@ pub struct ForwardFlags {
     /// A configuration file
     #[arg(long, value_name = "FILE", env = "RELAY_CONFIG", hide_env = true, value_parser = Quiet(path))]
     pub config: Option<PathBuf>,
-    /// tls://: authorities, PEM [default: the system's]
+    /// `tls://`: authorities, PEM [default: the system's]
     #[arg(long, value_name = "FILE", env = "RELAY_CA", hide_env = true, value_parser = Quiet(path))]
     pub ca: Option<PathBuf>,
-    /// tls://: a client certificate, PEM
+    /// `tls://`: a client certificate, PEM
     #[arg(long, value_name = "FILE", env = "RELAY_CERT", hide_env = true, value_parser = Quiet(path))]
     #[arg(requires = "key")]
     pub cert: Option<PathBuf>,
-    /// tls://: its key, PEM
+    /// `tls://`: its key, PEM
     #[arg(long, value_name = "FILE", env = "RELAY_KEY", hide_env = true, value_parser = Quiet(path))]
     #[arg(requires = "cert")]
     pub key: Option<PathBuf>,

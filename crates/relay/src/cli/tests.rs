@@ -9,7 +9,7 @@ fn run(line: &str) -> Result<Invocation, clap::Error> {
 
 /// What a command line means, in short.
 fn meaning(line: &str) -> String {
-    let said = |parts: &[Option<String>]| parts.iter().flatten().map(|part| format!(" {part}")).collect::<String>();
+    let said = |parts: &[Option<String>]| parts.iter().flatten().flat_map(|part| [" ", part]).collect::<String>();
     let path = |name, path: &Option<std::path::PathBuf>| path.as_ref().map(|path| format!("{name}={}", path.display()));
     let place = |place: &PlaceFlags| said(&[path("state", &place.state), path("config", &place.config)]);
     match run(line).unwrap_or_else(|error| panic!("{line}: {error}")).command {

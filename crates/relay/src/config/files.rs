@@ -51,7 +51,7 @@ impl References {
     /// Checks a certificate chain and its key.
     pub(super) fn certificate(self, chain: &Path, key: &Path) -> Result<(), String> {
         match self {
-            Self::Read => certificate(chain, key).map(drop),
+            Self::Read => certificate(chain, key),
             Self::Leave => Ok(()),
         }
     }
@@ -112,17 +112,13 @@ fn cannot_read(path: &Path, error: &io::Error) -> String {
     format!("cannot read {}: {error}{hint}", path.display())
 }
 
-/// A certificate chain, the own certificate first, and its key.
-pub(crate) type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-/// A certificate chain and the key that fits it, both PEM. The key's file must be private.
-pub(crate) fn certificate(chain: &Path, key: &Path) -> Result<Pair, String> {
+/// Checks that a certificate chain and its key, both PEM, fit each other, and that the key is private.
+fn certificate(chain: &Path, key: &Path) -> Result<(), String> {
     let certificates = authorities(chain)?;
     let private = PrivateKeyDer::from_pem_slice(secret(key)?.as_bytes()).map_err(|error| not_pem(key, &error))?;
-    CertifiedKey::from_der(certificates.clone(), private.clone_key(), &ring::default_provider()).map_err(|error| {
-        format!("the key {} does not fit the certificate {}: {error}", key.display(), chain.display())
-    })?;
-    Ok((certificates, private))
+    let fits = CertifiedKey::from_der(certificates, private, &ring::default_provider());
+    fits.map(drop)
+        .map_err(|error| format!("the key {} does not fit the certificate {}: {error}", key.display(), chain.display()))
 }
 
 /// All certificates of a PEM file; never none.

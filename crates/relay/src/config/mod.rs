@@ -71,7 +71,7 @@ pub enum Configuration {
     /// A server's.
     Server(Box<Server>),
     /// A forwarder's.
-    Forwarder(Forwarder),
+    Forwarder(Box<Forwarder>),
 }
 
 impl Configuration {
@@ -124,7 +124,7 @@ impl Forwarder {
     /// All that is wrong with both.
     pub fn open(path: &Path) -> Result<Self, ConfigError> {
         match Configuration::parse(path, &open(path)?, Some(Kind::Forwarder), References::Read)? {
-            Configuration::Forwarder(forwarder) => Ok(forwarder),
+            Configuration::Forwarder(forwarder) => Ok(*forwarder),
             Configuration::Server(_) => unreachable!("it was read as a forwarder's"),
         }
     }
@@ -149,6 +149,6 @@ fn read(source: &Source<'_>, kind: Option<Kind>) -> Option<Configuration> {
     let mut root = source.table(root);
     Some(match kind {
         Kind::Server => Configuration::Server(Box::new(Server::read(&mut root, source))),
-        Kind::Forwarder => Configuration::Forwarder(Forwarder::read(&mut root, source)),
+        Kind::Forwarder => Configuration::Forwarder(Box::new(Forwarder::read(&mut root, source))),
     })
 }

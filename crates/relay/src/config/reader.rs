@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::mem;
+use std::num::ParseIntError;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -61,7 +62,7 @@ impl<'a> Source<'a> {
 
     pub(super) fn line(&self, span: &Range<usize>) -> usize {
         let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
-        1 + before.iter().filter(|&&byte| byte == b'\n').count()
+        before.split(|&byte| byte == b'\n').count()
     }
 
     pub(super) fn add(&self, line: Option<usize>, what: impl Into<String>) {
@@ -161,7 +162,7 @@ impl<'s, 'a> Table<'s, 'a> {
     {
         let wanted = format!("a whole number from {} to {}", range.start(), range.end());
         let found = self.value(key, &wanted, integer)?;
-        let value = found.value.and_then(|value| T::try_from(value).ok()).filter(|value| range.contains(value));
+        let value = found.value.ok().and_then(|value| T::try_from(value).ok()).filter(|value| range.contains(value));
         if value.is_none() {
             self.problem_at(found.line, format!("`{key}` takes {wanted}"));
         }
@@ -172,7 +173,7 @@ impl<'s, 'a> Table<'s, 'a> {
     pub(super) fn bytes(&mut self, key: &'static str) -> Option<u64> {
         let found = self.value(key, &"bytes, as in \"64 MiB\" or 4096", |value| match value {
             DeValue::String(text) => Some(text.to_string()),
-            value => integer(value).map(|number| number.map_or_else(String::new, |number| number.to_string())),
+            value => integer(value).map(|number| number.map_or_else(|_| String::new(), |number| number.to_string())),
         })?;
         self.parsed(key, &found, super::values::bytes)
     }
@@ -239,18 +240,31 @@ impl<'s, 'a> Table<'s, 'a> {
     /// A list of texts, each read by `parse`; empty if it is not there. One that is there is never empty: whether
     /// that means all or none is anybody's guess.
     pub(super) fn list<T, E: Display>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
+        let Some(found) = self.texts(key) else { return Vec::new() };
+        if found.value.is_empty() {
+            self.problem_at(found.line, format!("`{key}` is empty: leave it out, or name what is meant"));
+        }
+        found.value.iter().filter_map(|text| self.parsed(key, text, &parse)).collect()
+    }
+
+    /// The same where an empty list is as good as any; `None` if it is not there.
+    pub(super) fn list_or_none<T, E: Display>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
+        let found = self.texts(key)?;
+        Some(found.value.iter().filter_map(|text| self.parsed(key, text, &parse)).collect())
+    }
+
+    fn texts(&mut self, key: &'static str) -> Option<At<Vec<At<String>>>> {
         let source = self.source;
-        let found = self.value(key, &"a list of texts, as in [\"…\", \"…\"]", |value| {
+        self.value(key, &"a list of texts, as in [\"…\", \"…\"]", |value| {
             let texts = value.as_array()?.iter();
             texts
                 .map(|text| Some(At { line: source.line(&text.span()), value: text.get_ref().as_str()?.to_owned() }))
                 .collect::<Option<Vec<_>>>()
-        });
-        let Some(At { line, value: texts }) = found else { return Vec::new() };
-        if texts.is_empty() {
-            self.problem_at(line, format!("`{key}` is empty: leave it out, or name what is meant"));
-        }
-        texts.iter().filter_map(|text| self.parsed(key, text, &parse)).collect()
+        })
     }
 
     /// A moment: a date and time with its offset, or a date, which means its beginning in UTC.
@@ -319,10 +333,10 @@ impl Drop for Table<'_, '_> {
     }
 }
 
-/// A whole number; `Some(None)` for one of more than 64 bits.
-fn integer(value: &DeValue<'_>) -> Option<Option<i64>> {
+/// A whole number, which may have more than 64 bits.
+fn integer(value: &DeValue<'_>) -> Option<Result<i64, ParseIntError>> {
     let number = value.as_integer()?;
-    Some(i64::from_str_radix(number.as_str(), number.radix()).ok())
+    Some(i64::from_str_radix(number.as_str(), number.radix()))
 }
 
 fn moment(value: &Datetime) -> Option<SystemTime> {

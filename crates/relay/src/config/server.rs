@@ -96,8 +96,8 @@ pub struct Limits {
     pub users_per_source: Option<usize>,
     /// New users a second from one source network.
     pub new_users_per_source: Option<usize>,
-    /// The networks that the two above do not concern; empty for those of this machine.
-    pub exempt: Vec<IpNet>,
+    /// The networks that the two above do not concern.
+    pub exempt: Option<Vec<IpNet>>,
     /// Users of one tunnel who wait for a connection of its client.
     pub waiting_users: Option<usize>,
     /// Bytes a second of one tunnel whose identity has no bound of its own, both ways together.
@@ -200,10 +200,10 @@ impl Limits {
             new_users_per_source: count("new_users_per_source"),
             waiting_users: count("waiting_users"),
             descriptors: count("descriptors"),
-            exempt: table.list("exempt", network::parse),
             bandwidth: table.bytes("bandwidth"),
             memory_per_session: table.bytes("memory_per_session"),
             memory: table.bytes("memory"),
+            exempt: table.list_or_none("exempt", network::parse),
         }
     }
 }

@@ -36,9 +36,9 @@ tunnels_per_identity = 4
 users_per_tunnel = 5
 users_per_source = 6
 new_users_per_source = 7
-exempt = ["192.0.2.1"]
 waiting_users = 8
 descriptors = 9
+exempt = []
 bandwidth = "10 MB"
 memory_per_session = 4096
 memory = "1 GiB"
@@ -110,9 +110,9 @@ fn every_key_of_a_server_is_read() {
         users_per_tunnel: Some(5),
         users_per_source: Some(6),
         new_users_per_source: Some(7),
-        exempt: vec![network("192.0.2.1/32")],
         waiting_users: Some(8),
         descriptors: Some(9),
+        exempt: Some(Vec::new()),
         bandwidth: Some(10_000_000),
         memory_per_session: Some(4096),
         memory: Some(1 << 30),

@@ -13,7 +13,7 @@ fn server(text: &str) -> Server {
 
 fn forwarder(text: &str) -> Forwarder {
     match Configuration::parse(Path::new("/f"), text, Some(Kind::Forwarder), References::Leave) {
-        Ok(Configuration::Forwarder(forwarder)) => forwarder,
+        Ok(Configuration::Forwarder(forwarder)) => *forwarder,
         other => panic!("{other:?}"),
     }
 }
@@ -48,6 +48,8 @@ fn public_ports_are_bound_where_the_control_port_is_unless_told_otherwise() {
 
 const TOKEN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
+const PIN: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
 #[test]
 fn a_forwarders_flags_go_before_its_file_and_that_before_the_default() {
     let file =
@@ -62,9 +64,9 @@ fn a_forwarders_flags_go_before_its_file_and_that_before_the_default() {
         ..ForwardFlags::default()
     };
     let short = |flags: &ForwardFlags, file: &str| {
-        let plan = ForwardPlan::merge(flags.clone(), forwarder(file)).unwrap();
-        let ForwardPlan { service, relay, protocol, port, allow, bbr, .. } = plan;
-        format!("{service} {} {protocol} {port:?} {allow:?} bbr {bbr}", relay.address())
+        let config = merge(flags.clone(), forwarder(file)).unwrap();
+        let forward::Config { service, relay, protocol, port, allow, bbr, .. } = config;
+        format!("{service} {relay} {protocol} {port:?} {allow:?} bbr {bbr}")
     };
     assert_eq!(short(&ForwardFlags::default(), file), "localhost:1 file:7000 pool Some(2) [::1/128] bbr false");
     assert_eq!(short(&flags, file), "localhost:80 flag:1 event Some(9) [10.0.0.0/8] bbr true");
@@ -77,8 +79,8 @@ fn a_forwarders_flags_go_before_its_file_and_that_before_the_default() {
 fn the_relay_is_an_argument_or_an_invite_of_a_file_or_of_the_environment_or_the_configurations() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("invite");
-    fs::write(&path, format!("'relay://laptop:{TOKEN}@in-file'\n")).unwrap();
-    let invite: Result<Relay, String> = Ok(format!("relay://laptop:{TOKEN}@in-env").parse().unwrap());
+    fs::write(&path, format!("'relay://laptop:{TOKEN}@in-file?pin=sha256-{PIN}'\n")).unwrap();
+    let invite: Result<Relay, String> = Ok(format!("relay://laptop:{TOKEN}@in-env?pin=sha256-{PIN}").parse().unwrap());
     let relay: Option<Relay> = Some("argument".parse().unwrap());
     let all = ForwardFlags { relay, invite_file: Some(path), invite: Some(invite), ..ForwardFlags::default() };
     let [mut no_argument, mut no_file, mut nothing] = [all.clone(), all.clone(), all.clone()];
@@ -87,8 +89,8 @@ fn the_relay_is_an_argument_or_an_invite_of_a_file_or_of_the_environment_or_the_
     (nothing.relay, nothing.invite_file, nothing.invite) = (None, None, None);
     for (flags, wanted) in [(all, "argument"), (no_argument, "in-file"), (no_file, "in-env"), (nothing, "in-config")] {
         let service = Some("80".parse().unwrap());
-        let plan = ForwardPlan::merge(ForwardFlags { service, ..flags }, forwarder("relay = \"in-config\""));
-        assert_eq!(plan.unwrap().relay.address().host(), wanted);
+        let config = merge(ForwardFlags { service, ..flags }, forwarder("relay = \"in-config\""));
+        assert_eq!(config.unwrap().relay.host(), wanted);
     }
 }
 
@@ -108,9 +110,28 @@ fn what_is_missing_or_does_not_fit_is_wrong_usage() {
         (ForwardFlags { service: service.clone(), relay: relay("host"), ca: Some("/c".into()), ..none() }, "tls://"),
         (ForwardFlags { service, relay: relay("tls://host"), ca: Some("/none".into()), ..none() }, "cannot read /none"),
     ] {
-        match ForwardPlan::merge(flags, forwarder("")) {
+        match merge(flags, forwarder("")) {
             Err(PlanError::Usage(said)) => assert!(said.contains(hint) && !said.contains(TOKEN), "{said}"),
             other => panic!("{hint}: {other:?}"),
         }
+    }
+}
+
+#[test]
+fn only_a_relay_without_a_scheme_is_met_in_plain_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    let key = rcgen::KeyPair::generate().unwrap();
+    fs::write(&ca, rcgen::CertificateParams::new(["relay".into()]).unwrap().self_signed(&key).unwrap().pem()).unwrap();
+    let invite = format!("relay://laptop:{TOKEN}@host");
+    for (relay, ca, tls) in [
+        ("host".to_owned(), None, false),
+        ("tls://host".into(), Some(ca.clone()), true),
+        (invite.clone(), Some(ca), true),
+        (format!("{invite}?pin=sha256-{PIN}"), None, true),
+    ] {
+        let (service, relay) = (Some("80".parse().unwrap()), Some(relay.parse().unwrap()));
+        let config = merge(ForwardFlags { service, relay, ca, ..ForwardFlags::default() }, forwarder("")).unwrap();
+        assert_eq!(config.tls.is_some(), tls);
     }
 }

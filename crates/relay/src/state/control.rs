@@ -284,6 +284,32 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_is_too_long_for_a_socket_is_said() {
+        let place = tempfile::tempdir().unwrap();
+        let locked = rig::lock(&place.path().join("x".repeat(100)));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let error = runtime.block_on(async { Control::bind(&locked) }).unwrap_err().to_string();
+        assert!(error.ends_with("choose a shorter path with --state DIR"), "{error}");
+    }
+
+    #[test]
+    fn a_server_that_breaks_off_has_not_answered() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = Directory::make(Some(place.path())).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(place.path().join(SOCKET)).unwrap();
+        for answer in ["", "\"not-under", "{}\n", "\n"] {
+            std::thread::scope(|scope| {
+                let asked = scope.spawn(|| ask(&directory, &Request::List));
+                let mut server = listener.accept().unwrap().0;
+                std::io::BufRead::read_line(&mut std::io::BufReader::new(&server), &mut String::new()).unwrap();
+                server.write_all(answer.as_bytes()).unwrap();
+                drop(server);
+                assert!(asked.join().unwrap().is_err(), "{answer:?}");
+            });
+        }
+    }
+
+    #[test]
     fn bad_peers_harm_nobody() {
         let place = tempfile::tempdir().unwrap();
         let (_runtime, relay) = rig::serve(place.path(), Vec::new());

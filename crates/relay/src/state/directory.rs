@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::access::{self, Kind, Owner};
+use super::StateError;
+use super::access::{self, Kind, Owner, is_root};
 use super::certificate::FILE as FIRST_FILE;
 use super::file::UNFINISHED;
-use super::{StateError, access::is_root};
 
 /// Where root's relay keeps its state, and the unit of systemd.
 const OF_THE_SYSTEM: &str = "/var/lib/relay";
@@ -82,9 +82,9 @@ impl Directory {
         &self.path
     }
 
-    /// Whether a relay has kept a state here.
-    pub fn holds_state(&self) -> bool {
-        self.path.join(FIRST_FILE).symlink_metadata().is_ok()
+    /// Whether no relay has kept a state in it yet.
+    pub fn is_new(&self) -> bool {
+        fs::symlink_metadata(self.path.join(FIRST_FILE)).is_err()
     }
 
     /// Holds it, for a server. Blocks the thread, for a second at most.
@@ -199,13 +199,10 @@ impl Places {
         }
     }
 
-    /// The first of several, which systemd separates by colons.
+    /// The first of several: systemd separates them as those of a `PATH`.
     fn given(&self) -> Option<PathBuf> {
-        let given = self.given.as_ref()?.to_str().map_or_else(
-            || self.given.clone(),
-            |text| text.split(':').next().map(OsString::from), // a path that is not UTF-8 is one
-        )?;
-        (!given.is_empty()).then(|| given.into())
+        let first = std::env::split_paths(self.given.as_ref()?).next()?;
+        (!first.as_os_str().is_empty()).then_some(first)
     }
 
     fn of_user(&self) -> Option<PathBuf> {
@@ -261,7 +258,7 @@ mod tests {
         let (one, other, empty) = (rig::state(), rig::state(), tempfile::tempdir().unwrap());
         let paths = |places: &[&tempfile::TempDir]| places.iter().map(|place| place.path().into()).collect::<Vec<_>>();
         let found = search(&paths(&[&empty, &one]), false).unwrap();
-        assert_eq!(found.path(), one.path());
+        assert_eq!((found.path(), found.is_new()), (one.path(), false));
         assert_eq!(search(&paths(&[&one, &one]), false).unwrap().path(), one.path());
 
         let several = search(&paths(&[&one, &empty, &other]), false).unwrap_err().to_string();
@@ -291,6 +288,7 @@ mod tests {
     fn two_servers_never_share_a_directory() {
         let place = tempfile::tempdir().unwrap();
         let first = rig::lock(place.path());
+        assert!(first.is_new());
         let directory = Directory::make(Some(place.path())).unwrap();
         assert!(directory.is_locked().unwrap());
         let error = directory.clone().lock().unwrap_err();

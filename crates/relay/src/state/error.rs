@@ -172,6 +172,8 @@ fn advice(kind: io::ErrorKind) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space: nothing was changed",
         io::ErrorKind::ReadOnlyFilesystem => "; make it writable, or name another place with --state DIR",
         io::ErrorKind::PermissionDenied => "; try as root, or as the user that the state belongs to",
+        // Of a socket, the only path whose length matters to us.
+        io::ErrorKind::InvalidInput => "; choose a shorter path with --state DIR",
         _ => "",
     }
 }

@@ -1,9 +1,11 @@
 //! What only a link over TLS can meet.
 
 use std::net::Shutdown;
+use std::time::Instant;
 
 use socket2::SockRef;
 
+use super::super::output::Written;
 use super::*;
 use crate::tls::tests::over;
 
@@ -57,4 +59,61 @@ async fn what_was_decrypted_before_the_link_began_is_processed() {
     for _ in 0..2 {
         timeout(PATIENCE, link.accept()).await.unwrap().unwrap();
     }
+}
+
+/// All that is left to do is to flush: no frame, no byte of a user and no time wakes the link for it.
+#[tokio::test]
+async fn ciphertext_does_not_stay_behind_when_nothing_else_is_to_be_done() {
+    const SENT: usize = 50_000;
+    let (near, far) = pair().await;
+    SockRef::from(&near).set_send_buffer_size(4096).unwrap();
+    SockRef::from(&far).set_recv_buffer_size(4096).unwrap();
+    let (near, far) = over(near, far).await;
+    let (link, far) = (Link::start(Role::Relay, near, vec![], Config::default()), Socket::from(far));
+    let (mut user, at_relay) = pair().await;
+    let stream = link.open().await.unwrap();
+    tokio::spawn(
+        async move { stream.pipe(Socket::from(at_relay), Side::User, &Moved::default(), HALF_CLOSED_IDLE).await },
+    );
+    user.write_all(&pattern(SENT, 5)).await.unwrap();
+    let waits = async {
+        while !link.0.wire.is_unflushed() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, waits).await.expect("the kernel took all of it");
+    let reads = async {
+        let (mut read, mut buffer) = (0, [0; 4096]);
+        // The link would ping a silent peer, and flush with that, later.
+        while read < SENT {
+            read += far.read(&mut buffer).await.unwrap();
+        }
+    };
+    timeout(Duration::from_secs(8), reads).await.expect("bytes were left behind");
+}
+
+#[tokio::test]
+async fn a_link_that_holds_ciphertext_is_full() {
+    let (near, far) = pair().await;
+    SockRef::from(&near).set_send_buffer_size(4096).unwrap();
+    SockRef::from(&far).set_recv_buffer_size(4096).unwrap();
+    let (near, _far) = over(near, far).await;
+    let near = Socket::from(near);
+    let mut path = super::super::path::Path::new(&near, false, Instant::now());
+    let (link, _task) = Link::with_task(Role::Relay, near, vec![], Config::default());
+    let (mut user, at_relay) = pair().await;
+    let stream = link.open().await.unwrap();
+    tokio::spawn(
+        async move { stream.pipe(Socket::from(at_relay), Side::User, &Moved::default(), HALF_CLOSED_IDLE).await },
+    );
+    for _ in 0..1000 {
+        user.write_all(&[5; 1000]).await.unwrap();
+        tokio::task::yield_now().await;
+        let written = link.0.write_some(&mut path);
+        assert_eq!(matches!(written, Written::Full), link.0.wire.is_unflushed());
+        if link.0.wire.is_unflushed() {
+            return;
+        }
+    }
+    panic!("the kernel took all of it");
 }
