@@ -206,8 +206,11 @@ async def main(invite, port):
     link, public = await open_tunnel(relay)
     print(f"reachable at {relay.host}:{public}", flush=True)
     async with asyncio.TaskGroup() as users:
-        while ticket := await link.line():
-            users.create_task(take(relay, ticket, port))
+        try:
+            while ticket := await link.line():
+                users.create_task(take(relay, ticket, port))
+        except OSError as error:  # It was cut, as by a revocation. Live users may finish.
+            print(f"the tunnel was lost: {error}", file=sys.stderr)
     sys.exit("the relay has closed the tunnel")
 
 

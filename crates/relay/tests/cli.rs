@@ -369,6 +369,22 @@ fn a_second_signal_ends_at_once_and_resets_who_is_left() {
 }
 
 #[test]
+fn limits_that_were_met_are_counted_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let (server, _) = server(&format!("server --listen 127.0.0.1:0 --state {}", state.display()));
+    let (code, invite, err) = ends(&format!("invite laptop --max-tunnels 1 --state {}", state.display()), &[]);
+    assert_eq!(code, 0, "{err}");
+    let forward = || Running::start("forward 1", &[("RELAY_INVITE", &invite)]);
+    let first = forward();
+    first.prints("established relay address: ");
+    forward().logs("refuses: too-many-tunnels");
+    server.signal("-TERM");
+    let last = server.logs("relay stopped");
+    assert!(last.contains("\"max_tunnels\": "), "{last}");
+}
+
+#[test]
 fn the_originals_forms_work_as_typed() {
     let service = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = service.local_addr().unwrap().port();

@@ -10,8 +10,10 @@
 //! <!-- test: not run: REASON -->
 //! ```
 //!
-//! The blocks run in order in a network of their own, where every port is free, `relay` is on the PATH and
-//! the README's relay.example.com is this machine. That takes Linux' namespaces.
+//! The blocks run in order on a machine that is new at each heading: it is called relay.example.com, has a network of
+//! its own, where every port is free, no relay's state, and `relay` on the PATH. That takes Linux' namespaces.
+//! A word in quotes that the README cuts short, as in `'relay://laptop:…'`, stands for the whole one, which an earlier
+//! block has printed on a line of its own.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -24,6 +26,9 @@ use std::process::{Command, Stdio};
 use support::{Program, TempDir};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// Where the system's programs keep what lasts.
+const STATES: &str = "/var/lib";
 
 /// Set for the copy of this test that runs inside the namespaces.
 const INSIDE: &str = "RELAY_README_INSIDE";
@@ -59,9 +64,19 @@ fn quoted(text: &str) -> &str {
     text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_else(|| panic!("{text} is not in quotes"))
 }
 
-fn shell(commands: &str) -> Command {
+/// The commands with what was printed in the place of words that are cut short.
+fn unabridged(commands: &str, printed: &str) -> String {
+    let Some((before, after)) = commands.split_once('…') else { return commands.to_owned() };
+    let (before, begin) = before.rsplit_once('\'').unwrap_or_else(|| panic!("no quote begins before … in {commands}"));
+    let (_, after) = after.split_once('\'').unwrap_or_else(|| panic!("no quote ends behind … in {commands}"));
+    let whole = printed.lines().rfind(|line| line.starts_with(begin));
+    let whole = whole.unwrap_or_else(|| panic!("nothing printed a line that begins with {begin}:\n{printed}"));
+    format!("{before}'{whole}'{}", unabridged(after, printed))
+}
+
+fn shell(commands: &str, folder: &Path) -> Command {
     let mut shell = Command::new("bash");
-    shell.args(["-euo", "pipefail", "-c", commands]).current_dir(ROOT);
+    shell.args(["-euo", "pipefail", "-c", commands]).current_dir(folder).env("HOME", folder);
     shell
 }
 
@@ -70,12 +85,12 @@ fn every_command_works() {
     if std::env::var_os(INSIDE).is_some() {
         return inside();
     }
-    if !support::have(&["unshare", "ip", "redis-server", "redis-cli", "curl", "python3"]) {
+    if !support::have(&["unshare", "ip", "hostname", "redis-server", "redis-cli", "curl", "python3"]) {
         return;
     }
     // The copy is the first process of its own process namespace, so nothing that it starts outlives it.
     let output = Command::new("unshare")
-        .args(["--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child"])
+        .args(["--map-root-user", "--net", "--mount", "--uts", "--pid", "--fork", "--kill-child"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "every_command_works", "--nocapture"])
         .env(INSIDE, "yes")
@@ -87,31 +102,44 @@ fn every_command_works() {
 
 fn inside() {
     let folder = TempDir::new();
-    let hosts = folder.path().join("hosts");
-    fs::write(&hosts, "127.0.0.1 localhost relay.example.com\n::1 localhost\n").unwrap();
-    let prepare = format!("ip link set lo up; mount --bind {} /etc/hosts", hosts.display());
-    assert!(shell(&prepare).status().unwrap().success());
+    let folder = folder.path();
+    let hosts = folder.join("hosts");
+    // An address of nobody's (RFC 5737): from loopback, no name would be guessed.
+    fs::write(&hosts, "127.0.0.1 localhost\n::1 localhost\n203.0.113.1 relay.example.com\n").unwrap();
+    let prepare = format!(
+        "hostname relay.example.com; ip link set lo up; ip address add 203.0.113.1/32 dev lo; \
+         mount --bind {} /etc/hosts; mount -t tmpfs none {STATES}; ln -s {ROOT}/examples .",
+        hosts.display()
+    );
+    assert!(shell(&prepare, folder).status().unwrap().success());
     let binaries = Path::new(support::RELAY).parent().unwrap();
     let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap());
 
-    let mut staying: Vec<(String, Program)> = Vec::new();
+    let mut staying: Vec<Program> = Vec::new();
+    let (mut section, mut printed) = (String::new(), String::new());
     for block in blocks() {
         println!("{block:?}"); // The last one shown is the one that failed.
-        staying.retain(|(section, _)| *section == block.section);
-        let mut commands = shell(&block.commands);
+        if block.section != section {
+            section.clone_from(&block.section);
+            staying.clear();
+            printed.clear();
+            let _ = fs::remove_dir_all(Path::new(STATES).join("relay"));
+        }
+        let mut commands = shell(&unabridged(&block.commands, &printed), folder);
         commands.env("PATH", &path);
         if let Some(text) = block.test.strip_prefix("prints ") {
             let output = commands.stdin(Stdio::null()).output().unwrap();
-            let printed = [output.stdout, output.stderr].concat();
-            let printed = String::from_utf8_lossy(&printed);
-            assert!(output.status.success() && printed.contains(quoted(text)), "{}: {printed}", output.status);
+            let both = [output.stdout, output.stderr].concat();
+            let both = String::from_utf8_lossy(&both);
+            assert!(output.status.success() && both.contains(quoted(text)), "{}: {both}", output.status);
+            printed += &both;
         } else if let Some(ready) = block.test.strip_prefix("stays until ") {
             let program = Program::spawn(&mut commands);
             match ready.strip_prefix("port ") {
                 Some(port) => support::wait_for_port(port.parse().unwrap()),
                 None => drop(program.line_with(quoted(ready))),
             }
-            staying.push((block.section, program));
+            staying.push(program);
         } else if let Some(file) = block.test.strip_prefix("run by ") {
             let file = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
             for command in block.commands.lines() {

@@ -109,6 +109,16 @@ impl Refused {
         }
     }
 
+    /// The limit that it met, by its name in the configuration.
+    fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::Crowded => Some("handshakes"),
+            Self::Penalised(_) => Some("failures_per_source"),
+            Self::NoTunnel(NoTunnel::TooMany(_)) => Some("max_tunnels"),
+            _ => None,
+        }
+    }
+
     /// What the client is told, if it understands that.
     fn refusal(&self) -> Option<Refusal> {
         let say = |code, words: &str| Some(Refusal::new(code, words));
@@ -151,6 +161,9 @@ pub(super) async fn greet(relay: Arc<Relay>, stream: TcpStream, peer: SocketAddr
         (Ok(next), Some(newcomer)) => newcomer.go_on(next),
         (Ok(_), None) => {}
         (Err(refused), newcomer) => {
+            if let Some(limit) = refused.limit() {
+                relay.bite(limit);
+            }
             match refused {
                 Refused::Silent | Refused::Stopping => debug!(%peer, "client {refused}"),
                 _ => relay.say(refused.kind(), 0, peer, &refused),
@@ -258,7 +271,6 @@ impl Newcomer {
             return Err(Refused::PlainText);
         }
         if let Some(left) = relay.sources.penalty(self.peer.ip()) {
-            relay.bite("failures_per_source");
             return Err(Refused::Penalised(left));
         }
         let nonce = Nonce::from_random(rand::random());

@@ -65,8 +65,10 @@ impl Identities {
     /// old one was.
     pub fn put(&self, identity: Identity) -> Option<Status> {
         let old = lock(&self.0.accounts).insert(identity.name.clone(), Account::new(identity))?;
+        // Counted first: what is cut goes at once.
+        let status = old.status();
         old.cut.cancel();
-        Some(old.status())
+        Some(status)
     }
 
     /// Ends an identity: its links are cut, and it cannot come back. `None` if nobody has that name.

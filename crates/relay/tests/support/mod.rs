@@ -9,7 +9,8 @@ mod user;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -76,6 +77,22 @@ pub(crate) fn relay() -> (Program, u16) {
     let relay = Program::start(RELAY, ["server", "--open", "--listen", &format!("127.0.0.1:{port}")]);
     wait_for_port(port);
     (relay, port)
+}
+
+/// Our relay that serves only whom it invites. Its state is in the folder.
+pub(crate) fn closed_relay(state: &Path) -> Program {
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let relay = Program::spawn(Command::new(RELAY).args(["server", "--listen", &listen, "--state"]).arg(state));
+    wait_for_port(port);
+    relay
+}
+
+/// What a command says about the relay that has its state in the folder: an invite, for one.
+pub(crate) fn manage(state: &Path, command: &[&str]) -> String {
+    let output = Command::new(RELAY).args(command).arg("--state").arg(state).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().into()
 }
 
 /// Our forwarder, with the address at which users reach `service` through the relay on `port`.

@@ -9,7 +9,7 @@ use relay_proto::identity::{Name, Token};
 use relay_proto::invite::Invite;
 
 use super::guess::{Guess, Machine, Reach, guess};
-use super::{CommandError, Context, Counts, change};
+use super::{CommandError, Context, Counts, change, list};
 use crate::identity::{Identity, Rights};
 use crate::state::control::Request;
 use crate::state::record::Record;
@@ -45,6 +45,8 @@ pub fn invite(
     err: &mut dyn Write,
 ) -> Result<(), CommandError> {
     let directory = Directory::find(context.state)?;
+    // A server that is just starting has written what follows once it answers.
+    list(&directory, context)?;
     let facts = Facts::load(&directory)?;
     let certificate = Certificate::load(&directory)?.ok_or_else(|| StateError::Missing {
         looked: vec![directory.path().into()],
