@@ -175,6 +175,13 @@ fn tell(plan: &ServerPlan, state: &str, is_new: bool, is_empty: bool) {
     if plan.open {
         warn!("{}, with an identity or without", open_warning(plan.listen));
     }
+    if !plan.anonymous.networks.is_empty() {
+        let networks: Vec<_> = plan.anonymous.networks.iter().map(ToString::to_string).collect();
+        warn!("clients from {} are served without an identity, in plain text, too", networks.join(", "));
+    }
+    if plan.plain_text {
+        warn!("identities are served in plain text, too: whoever is on the way can read and change what passes");
+    }
     if is_empty {
         let named = plan.state.as_ref().map(|_| format!(" --state {state}")).unwrap_or_default();
         info!("nobody is invited yet; to invite somebody, type: relay invite NAME{named}");
