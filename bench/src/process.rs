@@ -175,6 +175,13 @@ mod tests {
     }
 
     #[test]
+    fn what_a_failed_program_said_is_in_the_error() {
+        assert_eq!(printed(Command::new("echo").arg("hello")).unwrap(), "hello");
+        let error = printed(Command::new("ls").arg("/nowhere/at/all")).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/at/all"), "{error}");
+    }
+
+    #[test]
     fn this_process_has_memory() {
         assert!(resident_kib(std::process::id()).unwrap() > 100.0);
         assert!(cpu_ticks(std::process::id()).is_some());

@@ -223,6 +223,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_encrypted_is_held_against_what_is_encrypted() {
+        let results = results(&[(Program::MultiplexTls, 6.0), (Program::RatholeNoise, 3.0), (Program::Rathole, 6.0)]);
+        let verdicts = verdicts(&results);
+        assert_eq!(verdicts.len(), 1);
+        assert_eq!((verdicts[0].against, verdicts[0].value), (Some((Program::RatholeNoise, 3.0)), 2.0));
+    }
+
+    #[test]
     fn without_peers_there_is_no_verdict() {
         assert_eq!(verdicts(&results(&[(Program::Pool, 30.0)])), []);
     }
