@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::load::wait_for_end_of_input;
+use crate::process::printed;
 
 const DEFAULT_ALGORITHM: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 const ALLOWED_ALGORITHMS: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
@@ -158,12 +159,7 @@ pub(crate) fn hold(congestion: &str) -> io::Result<()> {
 
 /// Runs a tool of the system's to its end.
 pub(crate) fn tool(name: &str, words: &[&str]) -> io::Result<()> {
-    let output = Command::new(name).args(words).output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let error = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!("{name} {}: {}", words.join(" "), error.trim())))
+    printed(Command::new(name).args(words)).map(drop)
 }
 
 /// Congestion controls that namespaces may choose: the system's list, made longer while this lives.

@@ -101,6 +101,19 @@ impl Drop for Running {
     }
 }
 
+/// Runs a program to its end, without input, and gives what it printed.
+///
+/// # Errors
+/// It cannot be started, or it failed: what it said then.
+pub(crate) fn printed(command: &mut Command) -> io::Result<String> {
+    let output = command.stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    }
+    let error = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("{command:?}: {}: {}", output.status, error.trim())))
+}
+
 /// CPU time in user and kernel mode; none of a process that is gone.
 fn cpu_ticks(pid: u32) -> Option<u64> {
     parse_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
@@ -159,6 +172,13 @@ mod tests {
         let family = Running { child, stdout: None, log: PathBuf::new(), name: String::new(), forks: true };
         assert!(tree(std::process::id(), &parents()).contains(&family.child.id()));
         assert_eq!(family.pids(), [family.child.id()]);
+    }
+
+    #[test]
+    fn what_a_failed_program_said_is_in_the_error() {
+        assert_eq!(printed(Command::new("echo").arg("hello")).unwrap(), "hello");
+        let error = printed(Command::new("ls").arg("/nowhere/at/all")).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/at/all"), "{error}");
     }
 
     #[test]

@@ -236,7 +236,7 @@ impl Runner {
         match measured {
             Ok(metrics) => {
                 let figures: Vec<_> = metrics.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
-                println!("{:16} {:10} {}", row.name(), program.name(), figures.join("  "));
+                println!("{:16} {:13} {}", row.name(), program.name(), figures.join("  "));
                 let (setting, program) = (setting.to_owned(), program.name().to_owned());
                 self.results.samples.push(Sample { setting, row, program, round, metrics });
             }

@@ -36,9 +36,9 @@ impl Tools {
             }
             None => "relay".into(),
         };
-        let peer = |program, package: &str, extra: &[&str]| {
-            let path = tools.join("bin").join(Program::name(program));
-            if programs.contains(&program) && !path.exists() {
+        let peer = |name, of: &[Program], package: &str, extra: &[&str]| {
+            let path = tools.join("bin").join(name);
+            if programs.iter().any(|program| of.contains(program)) && !path.exists() {
                 install(&tools, &target, package, extra);
             }
             path
@@ -46,8 +46,13 @@ impl Tools {
         Ok(Self {
             relay,
             // Without `--locked`: of its own Cargo.lock, `time` no longer compiles.
-            rathole: peer(Program::Rathole, "rathole@0.5.0", &["--no-default-features", "--features", "server,client"]),
-            bore: peer(Program::Bore, "bore-cli@0.6.0", &["--locked"]),
+            rathole: peer(
+                "rathole",
+                &[Program::Rathole, Program::RatholeNoise],
+                "rathole@0.5.0",
+                &["--no-default-features", "--features", "server,client,noise"],
+            ),
+            bore: peer("bore", &[Program::Bore], "bore-cli@0.6.0", &["--locked"]),
             ssh: find("ssh"),
             sshd: find("sshd"),
             haproxy: find("haproxy"),
@@ -68,8 +73,13 @@ impl Tools {
     pub(crate) fn missing(&self, program: Program) -> Option<String> {
         let needs: &[&Path] = match program {
             Program::None => &[],
-            Program::Multiplex | Program::Pool | Program::Event => &[&self.relay],
-            Program::Rathole => &[&self.rathole],
+            Program::Multiplex
+            | Program::Pool
+            | Program::Event
+            | Program::MultiplexTls
+            | Program::PoolTls
+            | Program::EventTls => &[&self.relay],
+            Program::Rathole | Program::RatholeNoise => &[&self.rathole],
             Program::Bore => &[&self.bore],
             Program::Ssh => &[&self.ssh, &self.sshd],
             Program::Haproxy => &[&self.haproxy],

@@ -2,6 +2,7 @@
 
 mod haproxy;
 mod peers;
+pub(crate) mod relay;
 mod ssh;
 
 use std::fmt::Write as _;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use crate::place::Place;
 use crate::process::Running;
 use crate::tools::Tools;
+use relay::Transport;
 
 /// A program, in one of its modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,16 +23,31 @@ pub(crate) enum Program {
     Multiplex,
     Pool,
     Event,
+    MultiplexTls,
+    PoolTls,
+    EventTls,
     Rathole,
+    RatholeNoise,
     Bore,
     Ssh,
     Haproxy,
 }
 
 impl Program {
-    pub(crate) const ALL: [Self; 8] =
-        [Self::None, Self::Multiplex, Self::Pool, Self::Event, Self::Rathole, Self::Bore, Self::Ssh, Self::Haproxy];
-    pub(crate) const OURS: [Self; 3] = [Self::Multiplex, Self::Pool, Self::Event];
+    pub(crate) const ALL: [Self; 12] = [
+        Self::None,
+        Self::Multiplex,
+        Self::Pool,
+        Self::Event,
+        Self::MultiplexTls,
+        Self::PoolTls,
+        Self::EventTls,
+        Self::Rathole,
+        Self::RatholeNoise,
+        Self::Bore,
+        Self::Ssh,
+        Self::Haproxy,
+    ];
 
     /// As on the command line and in results.
     pub(crate) const fn name(self) -> &'static str {
@@ -39,7 +56,11 @@ impl Program {
             Self::Multiplex => "multiplex",
             Self::Pool => "pool",
             Self::Event => "event",
+            Self::MultiplexTls => "multiplex-tls",
+            Self::PoolTls => "pool-tls",
+            Self::EventTls => "event-tls",
             Self::Rathole => "rathole",
+            Self::RatholeNoise => "rathole-noise",
             Self::Bore => "bore",
             Self::Ssh => "ssh",
             Self::Haproxy => "haproxy",
@@ -53,15 +74,20 @@ impl Program {
             Self::Multiplex => "relay, multiplex",
             Self::Pool => "relay, pool",
             Self::Event => "relay, event",
+            Self::MultiplexTls => "relay, multiplex over TLS",
+            Self::PoolTls => "relay, pool over TLS",
+            Self::EventTls => "relay, event over TLS",
             Self::Rathole => "rathole",
+            Self::RatholeNoise => "rathole, Noise",
             Self::Bore => "bore",
             Self::Ssh => "ssh -R",
             Self::Haproxy => "haproxy, one hop",
         }
     }
 
-    pub(crate) fn is_ours(self) -> bool {
-        Self::OURS.contains(&self)
+    pub(crate) const fn is_ours(self) -> bool {
+        use Program::{Event, EventTls, Multiplex, MultiplexTls, Pool, PoolTls};
+        matches!(self, Multiplex | Pool | Event | MultiplexTls | PoolTls | EventTls)
     }
 
     pub(crate) fn from_name(name: &str) -> Option<Self> {
@@ -74,8 +100,14 @@ impl Program {
             Self::None => {
                 Ok(Standing { address: (stage.far_address, stage.service_port).into(), processes: Vec::new() })
             }
-            Self::Multiplex | Self::Pool | Self::Event => relay(self, stage),
-            Self::Rathole => peers::rathole(stage),
+            Self::Multiplex => relay::start(stage, "multiplex", Transport::Plain),
+            Self::Pool => relay::start(stage, "pool", Transport::Plain),
+            Self::Event => relay::start(stage, "event", Transport::Plain),
+            Self::MultiplexTls => relay::start(stage, "multiplex", Transport::Tls),
+            Self::PoolTls => relay::start(stage, "pool", Transport::Tls),
+            Self::EventTls => relay::start(stage, "event", Transport::Tls),
+            Self::Rathole => peers::rathole(stage, None),
+            Self::RatholeNoise => peers::rathole(stage, Some(peers::noise_keys(stage)?)),
             Self::Bore => peers::bore(stage),
             Self::Ssh => ssh::start(stage),
             Self::Haproxy => haproxy::start(stage),
@@ -142,43 +174,6 @@ impl Standing {
 
 pub(crate) fn loopback(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
-}
-
-fn relay(mode: Program, stage: &Stage<'_>) -> io::Result<Standing> {
-    let (control, public) = (stage.near.port()?, stage.near.port()?);
-    let server = relay_server(stage, control, public, public)?;
-    let mut forwarder = relay_forwarder(stage, mode, control, "forwarder")?;
-    established(&mut forwarder)?;
-    Ok(Standing { address: loopback(public), processes: vec![server, forwarder] })
-}
-
-/// Starts a relay with this control port and these public ports.
-pub(crate) fn relay_server(stage: &Stage<'_>, control: u16, first: u16, last: u16) -> io::Result<Running> {
-    let mut command = stage.near.command(&stage.tools.relay);
-    command.args([
-        "server",
-        "--open",
-        "--listen",
-        &format!("0.0.0.0:{control}"),
-        "--ports",
-        &format!("{first}-{last}"),
-    ]);
-    Running::start_silent(command, "server", &stage.folder)
-}
-
-/// Starts a forwarder, which may come before the relay listens.
-pub(crate) fn relay_forwarder(stage: &Stage<'_>, mode: Program, control: u16, name: &str) -> io::Result<Running> {
-    let relay = SocketAddr::new(stage.near_address, control).to_string();
-    let mut command = stage.far.command(&stage.tools.relay);
-    command.args(["forward", &stage.service().to_string(), &relay, "--mode", mode.name()]);
-    Running::start(command, name, &stage.folder)
-}
-
-/// Waits until the forwarder says that its tunnel stands, and gives the public port.
-pub(crate) fn established(forwarder: &mut Running) -> io::Result<u16> {
-    let line = forwarder.line()?;
-    let port = line.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-    port.ok_or_else(|| io::Error::other(format!("the forwarder said {line:?}")))
 }
 
 #[cfg(test)]

@@ -3,18 +3,43 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::process::Command;
 
 use super::{Stage, Standing, loopback};
-use crate::process::Running;
+use crate::process::{Running, printed};
 
-/// A connection for each user, opened ahead by the client.
-pub(super) fn rathole(stage: &Stage<'_>) -> io::Result<Standing> {
+/// What rathole encrypts by, Noise_NK_25519_ChaChaPoly_BLAKE2s as it comes: the client knows the server's key.
+pub(super) struct NoiseKeys {
+    private: String,
+    public: String,
+}
+
+/// New ones, of a rathole that was built with its feature `noise`.
+pub(super) fn noise_keys(stage: &Stage<'_>) -> io::Result<NoiseKeys> {
+    let said = printed(Command::new(&stage.tools.rathole).arg("--genkey"))?;
+    // Titles and keys, a line each.
+    let mut keys = said.lines().filter(|line| !line.is_empty() && !line.ends_with(':'));
+    match (keys.next(), keys.next()) {
+        (Some(private), Some(public)) => Ok(NoiseKeys { private: private.into(), public: public.into() }),
+        _ => Err(io::Error::other(format!("rathole --genkey said {said:?}"))),
+    }
+}
+
+/// A connection for each user, opened ahead by the client; in plain text if there are no keys.
+pub(super) fn rathole(stage: &Stage<'_>, keys: Option<NoiseKeys>) -> io::Result<Standing> {
     let (control, public) = (stage.near.port()?, stage.near.port()?);
+    let (server_transport, client_transport) = match keys {
+        None => Default::default(),
+        Some(NoiseKeys { private, public }) => (
+            format!("[server.transport]\ntype = \"noise\"\nnoise.local_private_key = \"{private}\"\n"),
+            format!("[client.transport]\ntype = \"noise\"\nnoise.remote_public_key = \"{public}\"\n"),
+        ),
+    };
     let server = stage.folder.join("rathole-server.toml");
     fs::write(
         &server,
         format!(
-            "[server]\nbind_addr = \"0.0.0.0:{control}\"\ndefault_token = \"bench\"\n\
+            "[server]\nbind_addr = \"0.0.0.0:{control}\"\ndefault_token = \"bench\"\n{server_transport}\
              [server.services.bench]\nbind_addr = \"{}\"\nnodelay = true\n",
             loopback(public)
         ),
@@ -23,7 +48,7 @@ pub(super) fn rathole(stage: &Stage<'_>) -> io::Result<Standing> {
     fs::write(
         &client,
         format!(
-            "[client]\nremote_addr = \"{}\"\ndefault_token = \"bench\"\n\
+            "[client]\nremote_addr = \"{}\"\ndefault_token = \"bench\"\n{client_transport}\
              [client.services.bench]\nlocal_addr = \"{}\"\nnodelay = true\n",
             SocketAddr::new(stage.near_address, control),
             stage.service()

@@ -3,10 +3,10 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use super::{Stage, Standing, loopback};
-use crate::process::Running;
+use crate::process::{Running, printed};
 
 pub(super) fn start(stage: &Stage<'_>) -> io::Result<Standing> {
     let (control, public) = (stage.near.port()?, stage.near.port()?);
@@ -41,10 +41,5 @@ pub(super) fn start(stage: &Stage<'_>) -> io::Result<Standing> {
 }
 
 fn key(path: &Path) -> io::Result<()> {
-    let mut command = Command::new("ssh-keygen");
-    command.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).stdin(Stdio::null());
-    match command.status()? {
-        status if status.success() => Ok(()),
-        status => Err(io::Error::other(format!("ssh-keygen: {status}"))),
-    }
+    printed(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path)).map(drop)
 }

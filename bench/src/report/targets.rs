@@ -57,7 +57,11 @@ const PEERS: Against = Against::Best(&[Program::Rathole, Program::Bore]);
 const RATHOLE: Against = Against::Best(&[Program::Rathole]);
 const TWO_SOCKETS: &[Program] = &[Program::Pool, Program::Event];
 const MULTIPLEX: &[Program] = &[Program::Multiplex];
-const OURS: &[Program] = &Program::OURS;
+const OURS: &[Program] = &[Program::Multiplex, Program::Pool, Program::Event];
+const NOISE: Against = Against::Best(&[Program::RatholeNoise]);
+const SSH: Against = Against::Best(&[Program::Ssh]);
+const MULTIPLEX_TLS: &[Program] = &[Program::MultiplexTls];
+const POOL_TLS: &[Program] = &[Program::PoolTls];
 
 const fn target(
     row: Row,
@@ -82,6 +86,9 @@ pub(crate) fn targets() -> Vec<Target> {
         all.push(target(Row::Stream, metric, TWO_SOCKETS, bbr, PEERS, AtLeast(2.0), None));
         all.push(target(Row::Stream, metric, MULTIPLEX, cubic, PEERS, AtLeast(2.0), fast));
         all.push(target(Row::Stream, metric, MULTIPLEX, bbr, PEERS, AtLeast(1.5), None));
+        all.push(target(Row::Stream, metric, MULTIPLEX_TLS, None, NOISE, AtLeast(1.5), None));
+        all.push(target(Row::Stream, metric, MULTIPLEX_TLS, None, SSH, AtLeast(1.3), None));
+        all.push(target(Row::Stream, metric, POOL_TLS, None, NOISE, AtLeast(1.3), None));
     }
     for metric in ["up_cpu_s_gb", "down_cpu_s_gb"] {
         all.push(target(Row::Stream, metric, TWO_SOCKETS, cubic, PEERS, AtMost(0.25), None));
@@ -93,6 +100,7 @@ pub(crate) fn targets() -> Vec<Target> {
         all.push(target(Row::Streams8, metric, MULTIPLEX, None, RATHOLE, AtLeast(1.5), None));
     }
     all.push(target(Row::Ping, "median_us", OURS, None, RATHOLE, AtMost(1.0), Some(AtMost(0.85))));
+    all.push(target(Row::Ping, "median_us", MULTIPLEX_TLS, None, NOISE, AtMost(1.0), None));
     all.push(target(Row::Ping64, "per_s", MULTIPLEX, None, RATHOLE, AtLeast(1.5), None));
     all.push(target(Row::Connect, "per_s", MULTIPLEX, None, RATHOLE, AtLeast(1.6), None));
     all.push(target(Row::Connect, "per_s", &[Program::Event], None, RATHOLE, AtLeast(1.1), None));
@@ -212,6 +220,14 @@ mod tests {
         assert!(speed.bound.unwrap().holds(speed.value) && !speed.moonshot.unwrap().holds(speed.value));
         // Less is better: the best peer is another.
         assert_eq!(of("up_cpu_s_gb").against, Some((Program::Rathole, 6.0)));
+    }
+
+    #[test]
+    fn what_is_encrypted_is_held_against_what_is_encrypted() {
+        let results = results(&[(Program::MultiplexTls, 6.0), (Program::RatholeNoise, 3.0), (Program::Rathole, 6.0)]);
+        let verdicts = verdicts(&results);
+        assert_eq!(verdicts.len(), 1);
+        assert_eq!((verdicts[0].against, verdicts[0].value), (Some((Program::RatholeNoise, 3.0)), 2.0));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use super::loopback::ping;
 use super::session::{Session, service, users};
 use crate::metrics::Metrics;
 use crate::process::Running;
-use crate::programs::{Program, Stage, established, loopback, relay_forwarder, relay_server};
+use crate::programs::relay::{self, Transport};
+use crate::programs::{Program, Stage, loopback};
 
 /// The largest step; the others are halves of the one after.
 pub(crate) const USERS: u32 = 18_000;
@@ -46,15 +47,15 @@ pub(crate) fn many_forwarders(stage: &Stage<'_>, count: u32) -> io::Result<Metri
     let _service = service(stage)?;
     let span = u16::try_from(count).map_err(io::Error::other)?;
     let control = stage.near.ports(span + 1)?;
-    let relay = relay_server(stage, control, control + 1, control + span)?;
+    let relay = relay::server(stage, Transport::Plain, control, control + 1, control + span)?;
     stage.near.wait_for_listener(control)?;
+    let address = relay::address(stage, control);
     let start = Instant::now();
-    let forwarders: io::Result<Vec<Running>> = (0..count)
-        .map(|index| relay_forwarder(stage, Program::Multiplex, control, &format!("forwarder-{index}")))
-        .collect();
+    let forwarders: io::Result<Vec<Running>> =
+        (0..count).map(|index| relay::forwarder(stage, "multiplex", &address, &format!("forwarder-{index}"))).collect();
     let mut forwarders = forwarders?;
     let public: io::Result<Vec<SocketAddr>> =
-        forwarders.iter_mut().map(|forwarder| established(forwarder).map(loopback)).collect();
+        forwarders.iter_mut().map(|forwarder| relay::established(forwarder).map(loopback)).collect();
     let (public, seconds) = (public?, start.elapsed().as_secs_f64());
     let mut held = users(stage, &public, &["hold", "--users", &count.to_string()])?;
     held.metrics()?;

@@ -3,6 +3,8 @@
 //! TLS 1.3 only, and nothing skips the check. Sessions are resumed, which makes dialling back cheap; there is no
 //! early data.
 
+mod sessions;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,11 +14,12 @@ use relay_proto::auth::Binding;
 use relay_proto::identity::{Name, Token};
 use relay_proto::invite::{self, Invite};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientConfig, WantsClientCert};
+use rustls::client::{ClientConfig, Resumption, WantsClientCert};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ConfigBuilder, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
+use sessions::Sessions;
 
 /// What clients offer as their protocol (ALPN, RFC 7301).
 pub const ALPN: &[u8] = b"relay/1";
@@ -82,6 +85,7 @@ impl Tls {
             }
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::store(Arc::new(Sessions::default()));
         Ok(Self { config: Arc::new(config), trust: Arc::new(trust), identity: None })
     }
 

@@ -70,6 +70,29 @@ async fn users_are_claimed_over_resumed_sessions_by_their_ticket_alone() {
 }
 
 #[tokio::test]
+async fn users_who_come_at_once_are_claimed_over_resumed_sessions() {
+    /// More than the 8 sessions that rustls would keep.
+    const USERS: usize = 12;
+    let stage = Stage::new().await;
+    let builder = stage.builder().protocol(Protocol::Event);
+    let (mut listener, control) = bound(&stage, builder, "event\nnew\n", "7001\n").await;
+    // Each leaves one more session than it takes.
+    for user in 0..USERS {
+        control.says(&format!("FIRST{user}\n")).await;
+        let client = dial_back(&stage).await;
+        client.hears(&format!("event\nFIRST{user}\n")).await;
+        echo(within("a user", listener.accept()).await.unwrap());
+        client.says("hello").await;
+        client.hears("hello").await;
+    }
+    let tickets: String = (0..USERS).map(|user| format!("THEN{user}\n")).collect();
+    control.says(&tickets).await;
+    for _ in 0..USERS {
+        dial_back(&stage).await;
+    }
+}
+
+#[tokio::test]
 async fn members_join_over_resumed_sessions_by_the_pools_name_alone() {
     let stage = Stage::new().await;
     let builder = stage.builder().protocol(Protocol::Pool).members(2);
