@@ -56,6 +56,11 @@ impl Program {
         })
     }
 
+    /// All that it has printed.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.output.seen.lock().unwrap().0.clone()
+    }
+
     /// The address behind `text` in the first line that has it, waited for; a name of this machine counts
     /// as 127.0.0.1.
     pub(crate) fn address_after(&self, text: &str) -> SocketAddr {

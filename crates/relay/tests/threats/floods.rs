@@ -1,0 +1,168 @@
+//! Floods from outside: others are served meanwhile, and the memory is bounded.
+
+use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::rig::{Relay, chat, from, is_gone, line};
+use crate::support::MIB;
+
+/// The most that a flood of connections with nothing behind them may cost.
+const BOUND: usize = 48 * MIB;
+
+/// Runs `flood` again and again beside `work`.
+fn beside<T>(flood: impl Fn() + Send, work: impl FnOnce() -> T) -> T {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                flood();
+            }
+        });
+        // Also when the work fails, or the flood would never end.
+        let _over = OnDrop(|| over.store(true, Ordering::Relaxed));
+        work()
+    })
+}
+
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+#[test]
+fn a_thousand_silent_connections_from_one_address_slow_nobody_else_down() {
+    const SILENT: usize = 1000;
+    const HANDSHAKES: usize = 200;
+    const ALLOWED: Duration = Duration::from_millis(100);
+    /// What else the machine does may spoil a round: the relay's own slowness would spoil all.
+    const ROUNDS: usize = 3;
+    let relay = Relay::start("");
+    relay.serves();
+    let before = relay.program.peak_memory();
+    // All at once, and once more when the relay has given up the first.
+    let flood = || {
+        let begun = Instant::now();
+        let mut silent: Vec<TcpStream> = (0..SILENT).filter_map(|_| from("127.0.0.2", relay.control).ok()).collect();
+        while begun.elapsed() < Duration::from_secs(2) {
+            thread::sleep(Duration::from_millis(20));
+        }
+        silent.clear();
+    };
+    let p99 = beside(flood, || {
+        let round = || {
+            let mut took: Vec<_> = (0..HANDSHAKES)
+                .map(|_| {
+                    let begun = Instant::now();
+                    relay.prove().unwrap();
+                    begun.elapsed()
+                })
+                .collect();
+            took.sort_unstable();
+            took[HANDSHAKES * 99 / 100 - 1]
+        };
+        (0..ROUNDS).map(|_| round()).find(|p99| *p99 < ALLOWED)
+    });
+    let cost = relay.cost(before);
+    eprintln!("p99 {p99:?}, {} KiB", cost / 1024);
+    assert!(p99.is_some(), "no round's p99 was below {ALLOWED:?}");
+    assert!(cost < BOUND, "{cost} bytes");
+}
+
+#[test]
+fn hellos_that_never_end_fill_no_memory() {
+    // A record with the beginning of a ClientHello of 64 KiB, RFC 8446, 5.1 and 4; and as many as may wait.
+    const RECORD: usize = 16 * 1024;
+    let mut hello = vec![1, 0, 255, 255];
+    hello.resize(3 * RECORD, 0);
+    let bytes: Vec<u8> = hello
+        .chunks(RECORD)
+        .flat_map(|piece| [&[22, 3, 1][..], &u16::try_from(piece.len()).unwrap().to_be_bytes(), piece].concat())
+        .collect();
+    let relay = Relay::start("");
+    relay.serves();
+    let before = relay.program.peak_memory();
+    let mut open = Vec::new();
+    for source in ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6"] {
+        for _ in 0..300 {
+            let Ok(mut peer) = from(source, relay.control) else { continue };
+            // Who was refused may learn it here.
+            let _ = peer.write_all(&bytes);
+            open.push(peer);
+        }
+    }
+    relay.serves();
+    let cost = relay.cost(before);
+    eprintln!("{} KiB for {} connections", cost / 1024, open.len());
+    // 1 024 of them wait, each with what may be the beginning of a handshake.
+    assert!(cost < 1024 * 3 * RECORD * 2, "{cost} bytes");
+}
+
+#[test]
+fn guessed_ids_lead_nowhere() {
+    const GUESSES: usize = 100_000;
+    /// As many as fit into it. What an id leads to is looked up in one place, which is given all of them elsewhere.
+    const ENOUGH: Duration = Duration::from_secs(3);
+    let relay = Relay::start("open = true");
+    let mut control = relay.say("event\nnew\n");
+    let port: u16 = line(&mut control).unwrap().parse().unwrap();
+    let mut user = from("127.0.0.1", (relay.control.ip(), port).into()).unwrap();
+    let ticket = line(&mut control).unwrap();
+    let before = relay.program.peak_memory();
+    let guessed = AtomicUsize::new(0);
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        for source in ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"] {
+            let (relay, guessed) = (&relay, &guessed);
+            scope.spawn(move || {
+                while begun.elapsed() < ENOUGH {
+                    let guess = guessed.fetch_add(1, Ordering::Relaxed);
+                    if guess >= GUESSES {
+                        break;
+                    }
+                    let word = ["event", "pool"][guess % 2];
+                    let id = u128::from_be_bytes(rand::random());
+                    let mut peer = from(source, relay.control).unwrap();
+                    peer.write_all(format!("{word}\n{id:032X}\n").as_bytes()).unwrap();
+                    is_gone(&mut peer);
+                }
+            });
+        }
+    });
+    let cost = relay.cost(before);
+    eprintln!("{} guesses, {} KiB", guessed.into_inner(), cost / 1024);
+    assert!(cost < BOUND, "{cost} bytes");
+    let mut service = relay.say(format!("event\n{ticket}\n"));
+    chat(&mut user, &mut service);
+}
+
+#[test]
+fn users_who_only_come_fill_no_memory() {
+    const USERS: usize = 2000;
+    let relay = Relay::start("");
+    let (mut control, public) = relay.event();
+    let before = relay.program.peak_memory();
+    // Nobody claims them: at most 128 wait, and the oldest of the source that has most make way.
+    let mut flood: Vec<_> = (0..USERS).map(|_| from("127.0.0.2", public).unwrap()).collect();
+    flood[0].write_all(b"x").unwrap();
+    is_gone(&mut flood[0]);
+    let cost = relay.cost(before);
+    eprintln!("{} KiB", cost / 1024);
+    assert!(cost < BOUND, "{cost} bytes");
+    drop(flood);
+    let mut user = from("127.0.0.3", public).unwrap();
+    user.write_all(b"q").unwrap();
+    // Its ticket is behind those of users who left meanwhile.
+    loop {
+        let mut claim = relay.claim(&mut control);
+        if claim.write_all(b"a").is_ok() && claim.read(&mut [0]).is_ok_and(|read| read == 1) {
+            break;
+        }
+    }
+    user.read_exact(&mut [0]).unwrap();
+}
