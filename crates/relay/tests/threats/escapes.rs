@@ -93,7 +93,8 @@ fn relay_that_says(answer: String) -> std::net::SocketAddr {
 
 #[test]
 fn nothing_that_a_relay_sends_reaches_the_forwarders_terminal_as_it_is() {
-    let answers = ["N\n", "7001\nN\n", "N=1", "relay/1 N\n", "relay/1 port\nerror denied N\n", "relay/1 port\nerror N N\n"];
+    let answers =
+        ["N\n", "7001\nN\n", "N=1", "relay/1 N\n", "relay/1 port\nerror denied N\n", "relay/1 port\nerror N N\n"];
     for (at, answer) in answers.into_iter().enumerate() {
         // Each mode and each text, though not each of one with each of the other.
         for (mode, nasty) in MODES.into_iter().cycle().skip(at).zip(NASTY) {

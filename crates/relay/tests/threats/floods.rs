@@ -1,7 +1,7 @@
 //! Floods from outside: others are served meanwhile, and the memory is bounded.
 
-use std::net::TcpStream;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::support::MIB;
 const BOUND: usize = 48 * MIB;
 
 /// Runs `flood` again and again beside `work`.
-fn beside<T>(flood: impl Fn() + Send, work: impl FnOnce() -> T) -> T {
+fn beside<T>(flood: impl Fn() + Sync, work: impl FnOnce() -> T) -> T {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {

@@ -50,9 +50,8 @@ fn changed(invite: &str, behind: &str) -> String {
 fn an_invite_that_is_wrong_revoked_replaced_or_expired_ends_the_forwarder() {
     let (_server, folder, listen) = server();
     let state = state(&folder);
-    let invite = |name, more: &[&str]| {
-        command(&[&["invite", name, "--state", &state, "--host", &listen], more].concat())
-    };
+    let invite =
+        |name, more: &[&str]| command(&[&["invite", name, "--state", &state, "--host", &listen], more].concat());
     let laptop = invite("laptop", &[]);
     gives_up(&changed(&laptop, "sha256-"), "does not show the certificate that is expected");
     gives_up(&changed(&laptop, "laptop:"), "denied");
@@ -71,4 +70,19 @@ fn an_invite_that_is_wrong_revoked_replaced_or_expired_ends_the_forwarder() {
     let short = invite("guest", &["--expires", "1s"]);
     std::thread::sleep(std::time::Duration::from_millis(1100));
     gives_up(&short, "expired");
+}
+
+#[test]
+fn the_state_holds_no_token() {
+    let (_server, folder, listen) = server();
+    let state = state(&folder);
+    let invite = command(&["invite", "laptop", "--state", &state, "--host", &listen]);
+    let token = invite.split([':', '@']).nth(2).unwrap();
+    let files =
+        std::fs::read_dir(&state).unwrap().map(Result::unwrap).filter(|file| file.file_type().unwrap().is_file());
+    let kept = files.map(|file| String::from_utf8(std::fs::read(file.path()).unwrap()).unwrap()).collect::<String>();
+    assert!(!kept.contains(token));
+    // What is kept instead is no token.
+    let verifier = kept.split("verifier = \"").nth(1).unwrap().split('"').next().unwrap();
+    gives_up(&invite.replace(token, verifier), "denied");
 }

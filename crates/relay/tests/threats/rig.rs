@@ -14,7 +14,7 @@ use relay_proto::identity::{Name, Token};
 use rustls::client::{Resumption, WantsClientCert};
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ConfigBuilder, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, StreamOwned};
 
 use crate::support::{PATIENCE, Program, RELAY, TempDir, free_port};
 
@@ -153,7 +153,6 @@ fn trusting(certificate: &CertificateDer<'static>) -> ConfigBuilder<ClientConfig
         .unwrap()
         .with_root_certificates(roots)
 }
-
 
 /// A connection from one address of this machine to another.
 pub(crate) fn from(source: &str, to: SocketAddr) -> io::Result<TcpStream> {

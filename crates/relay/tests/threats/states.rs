@@ -30,7 +30,8 @@ fn a_state_that_others_may_read_is_refused() {
     let folder = TempDir::new();
     let state = folder.path().join("state");
     made(&state);
-    for (path, open, closed) in [(state.clone(), 0o755, "chmod 700"), (state.join("identities.toml"), 0o644, "chmod 600")]
+    for (path, open, closed) in
+        [(state.clone(), 0o755, "chmod 700"), (state.join("identities.toml"), 0o644, "chmod 600")]
     {
         let before = fs::metadata(&path).unwrap().permissions();
         fs::set_permissions(&path, fs::Permissions::from_mode(open)).unwrap();
