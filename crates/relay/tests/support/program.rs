@@ -76,6 +76,11 @@ impl Program {
         1024 * line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
     }
 
+    /// How many file descriptors it has open (Linux).
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
     /// Panics, with what it printed, if the program has ended.
     pub(crate) fn assert_runs(&mut self) {
         let status = self.child.try_wait().unwrap();

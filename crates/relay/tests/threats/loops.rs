@@ -23,7 +23,7 @@ fn a_service_that_is_its_own_public_port_ends_bounded() {
         assert!(user.read(&mut [0]).is_err(), "{mode}");
         let cost = (relay.cost(before.0), forwarder.peak_memory() - before.1);
         eprintln!("{mode}: {} and {} KiB", cost.0 / 1024, cost.1 / 1024);
-        assert!(cost.0 < 64 * MIB && cost.1 < 64 * MIB, "{mode}: {cost:?}");
+        assert!(cost.0 < 16 * MIB && cost.1 < 16 * MIB, "{mode}: {cost:?}");
         relay.program.assert_runs();
         forwarder.assert_runs();
         relay.serves();

@@ -1,6 +1,8 @@
 //! The quick start, with one thing wrong: the forwarder ends with 1 and says what.
 
 use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::support::{Program, RELAY, TempDir, established, free_port, serve, wait_for_port};
 
@@ -60,7 +62,9 @@ fn an_invite_that_is_wrong_revoked_replaced_or_expired_ends_the_forwarder() {
     let forwarder = Program::start(RELAY, ["forward", &service, &laptop]);
     let public = established(&forwarder);
     command(&["revoke", "laptop", "--state", &state]);
+    let revoked = Instant::now();
     forwarder.line_with("relay: ");
+    assert!(revoked.elapsed() < Duration::from_secs(2), "{:?}", revoked.elapsed());
     assert!(std::net::TcpStream::connect(public).is_err());
     gives_up(&laptop, "revoked");
     let again = invite("laptop", &["--replace"]);
@@ -68,7 +72,7 @@ fn an_invite_that_is_wrong_revoked_replaced_or_expired_ends_the_forwarder() {
     let forwarder = Program::start(RELAY, ["forward", &service, &again]);
     established(&forwarder);
     let short = invite("guest", &["--expires", "1s"]);
-    std::thread::sleep(std::time::Duration::from_millis(1100));
+    thread::sleep(Duration::from_millis(1100));
     gives_up(&short, "expired");
 }
 
