@@ -1,7 +1,7 @@
 //! Floods from outside: others are served meanwhile, and the memory is bounded.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -112,15 +112,23 @@ fn hellos_that_never_end_fill_no_memory() {
     assert!(cost < 160 * MIB, "{cost} bytes");
 }
 
+/// The port that a client is told.
+fn public(relay: &Relay, client: &mut TcpStream) -> SocketAddr {
+    SocketAddr::new(relay.control.ip(), line(client).unwrap().parse().unwrap())
+}
+
 #[test]
 fn guessed_ids_lead_nowhere() {
     const GUESSES: usize = 100_000;
     let _alone = alone();
     let relay = Relay::start("open = true");
+    // A user waits, for as long as one may, and a pool has one member.
     let mut control = relay.say("event\nnew\n");
-    let port: u16 = line(&mut control).unwrap().parse().unwrap();
-    let mut user = from("127.0.0.1", (relay.control.ip(), port).into()).unwrap();
-    let ticket = line(&mut control).unwrap();
+    let _waits = from("127.0.0.1", public(&relay, &mut control)).unwrap();
+    line(&mut control).unwrap();
+    let mut member = relay.say("pool\nnew\n");
+    let pool = public(&relay, &mut member);
+    line(&mut member).unwrap();
     let before = relay.program.peak_memory();
     let begun = Instant::now();
     let sources = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"];
@@ -141,8 +149,8 @@ fn guessed_ids_lead_nowhere() {
     let cost = relay.cost(before);
     eprintln!("{} KiB for {GUESSES} guesses in {:?}", cost / 1024, begun.elapsed());
     assert!(cost < BOUND, "{cost} bytes");
-    let mut service = relay.say(format!("event\n{ticket}\n"));
-    chat(&mut user, &mut service);
+    // Nobody has joined it.
+    chat(&mut from("127.0.0.1", pool).unwrap(), &mut member);
 }
 
 #[test]
