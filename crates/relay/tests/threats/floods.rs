@@ -64,6 +64,25 @@ fn a_thousand_silent_connections_from_one_address_slow_nobody_else_down() {
 }
 
 #[test]
+fn who_is_crowded_out_takes_no_more_room() {
+    const ROOM: usize = 8;
+    let _alone = alone();
+    let relay = Relay::start(&format!("[limits]\nhandshakes = {ROOM}"));
+    relay.serves();
+    let before = relay.program.descriptors();
+    let mut most = 0;
+    let mut flood = Vec::new();
+    for _ in 0..15 * ROOM {
+        // TLS stands, and the client could be told why it has to go.
+        flood.extend(relay.say_securely(&relay.client, "relay/1\n").ok());
+        most = most.max(relay.program.descriptors());
+    }
+    // One who is on its way in, and one on its way out, for each of the rest.
+    assert!(most < before + 3 * ROOM, "{before}, then {most}");
+    relay.serves();
+}
+
+#[test]
 fn hellos_that_never_end_fill_no_memory() {
     // A record with the beginning of a ClientHello of 64 KiB, RFC 8446, 5.1 and 4; and as many as may wait.
     const RECORD: usize = 16 * 1024;
