@@ -168,8 +168,10 @@ pub(super) async fn greet(relay: Arc<Relay>, stream: TcpStream, peer: SocketAddr
                 Refused::Silent | Refused::Stopping => debug!(%peer, "client {refused}"),
                 _ => relay.say(refused.kind(), 0, peer, &refused),
             }
+            // Who was crowded out is told, and not waited for: its place is another's already.
+            let patience = if matches!(refused, Refused::Crowded) { Duration::ZERO } else { FAREWELL };
             if let Some(newcomer) = newcomer {
-                let _ = timeout(FAREWELL, newcomer.dismiss(&refused)).await;
+                let _ = timeout(patience, newcomer.dismiss(&refused)).await;
             }
         }
     }

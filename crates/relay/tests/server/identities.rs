@@ -9,7 +9,7 @@ use relay_proto::handshake::Id;
 use sha2::{Digest, Sha256};
 
 use crate::secure::{Secure, identity, self_signed, token};
-use crate::support::{freed, own_ports, user};
+use crate::support::{freed, is_reset, own_ports, user};
 
 fn laptop() -> Identity {
     identity("laptop", Rights::default())
@@ -296,11 +296,10 @@ async fn users_come_from_networks_that_are_let_in() {
     let rights = Rights { refuse: vec!["127.0.0.3/32".parse().unwrap()], ..Rights::default() };
     let secure = Secure::start([identity("laptop", rights)]).await;
     let (control, port) = secure.event("laptop", " allow=127.0.0.1 allow=127.0.0.3").await;
-    let from = |source| crate::support::Peer::connect_from(source, ([127, 0, 0, 1], port).into());
     for stranger in ["127.0.0.2", "127.0.0.3"] {
-        from(stranger).await.unwrap().was_reset().await;
+        is_reset(stranger, ([127, 0, 0, 1], port).into()).await;
     }
-    let mut user = from("127.0.0.1").await.unwrap();
+    let mut user = user(port).await;
     secure.say(format!("event\n{}\n", control.line().await)).await.chat(&mut user).await;
 }
 

@@ -7,8 +7,11 @@ mod ending;
 mod event;
 mod handshake;
 mod identities;
+#[cfg(target_os = "linux")]
+mod limits;
 mod multiplex;
 mod pool;
 mod secure;
 mod support;
 mod threads;
+mod threats;

@@ -1,5 +1,6 @@
 //! A server with identities and TLS, and clients of it that speak raw lines.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, KeyPair};
@@ -7,13 +8,14 @@ use relay::identity::{Identity, Rights};
 use relay::server::{Anonymous, Certificate, Identities, Tls, TlsSettings};
 use relay::{Config, Limits};
 use relay_net::socket::Socket;
-use relay_net::tls;
+use relay_net::tls::{self, TlsStream};
 use relay_proto::auth::{Binding, Nonce, Proof};
 use relay_proto::identity::{Name, Token};
+use rustls::client::WantsClientCert;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use tokio::net::TcpStream;
 
 use crate::support::{Peer, Relay, own_ports, within};
@@ -40,7 +42,8 @@ pub(crate) struct Secure {
     pub(crate) relay: Relay,
     pub(crate) identities: Identities,
     der: CertificateDer<'static>,
-    client: Arc<ClientConfig>,
+    /// What its clients without a certificate share: the sessions that they can resume, too.
+    pub(crate) client: Arc<ClientConfig>,
 }
 
 impl Secure {
@@ -67,13 +70,7 @@ impl Secure {
             ..Config::default()
         };
         configure(&mut config);
-        let mut roots = RootCertStore::empty();
-        roots.add(der.clone()).unwrap();
-        let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let client = trusting(&der).with_no_client_auth();
         Self { relay: Relay::configured(config).await, identities, der, client: Arc::new(client) }
     }
 
@@ -81,32 +78,32 @@ impl Secure {
         Binding::to_certificate(&self.der)
     }
 
+    /// How somebody with that certificate and key, in PEM, speaks TLS.
+    pub(crate) fn with_certificate(&self, (certificate, key): &(String, String)) -> Arc<ClientConfig> {
+        let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        Arc::new(trusting(&self.der).with_client_auth_cert(chain, key).unwrap())
+    }
+
+    /// A connection under TLS to that address, which leads to the relay.
+    pub(crate) async fn connect_to(&self, address: SocketAddr, client: &Arc<ClientConfig>) -> TlsStream {
+        let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
+        let name = ServerName::try_from("relay.test").unwrap();
+        within("TLS", tls::connect(stream, client.clone(), name)).await.unwrap()
+    }
+
     /// A connection under TLS that has sent `lines`.
     pub(crate) async fn say(&self, lines: impl AsRef<[u8]>) -> Line {
-        let stream = within("a connection", TcpStream::connect(self.relay.control)).await.unwrap();
-        let name = ServerName::try_from("relay.test").unwrap();
-        let stream = within("TLS", tls::connect(stream, self.client.clone(), name)).await.unwrap();
-        let line = Line(Socket::from(stream));
-        line.send(lines).await;
-        line
+        self.say_as(&self.client, lines).await
     }
 
     /// The same with a client certificate.
     pub(crate) async fn say_with(&self, certificate: &(String, String), lines: &str) -> Line {
-        let chain = vec![CertificateDer::from_pem_slice(certificate.0.as_bytes()).unwrap()];
-        let key = PrivateKeyDer::from_pem_slice(certificate.1.as_bytes()).unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(self.der.clone()).unwrap();
-        let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
-            .unwrap();
-        let stream = within("a connection", TcpStream::connect(self.relay.control)).await.unwrap();
-        let name = ServerName::try_from("relay.test").unwrap();
-        let stream = within("TLS", tls::connect(stream, Arc::new(client), name)).await.unwrap();
-        let line = Line(Socket::from(stream));
+        self.say_as(&self.with_certificate(certificate), lines).await
+    }
+
+    async fn say_as(&self, client: &Arc<ClientConfig>, lines: impl AsRef<[u8]>) -> Line {
+        let line = Line(Socket::from(self.connect_to(self.relay.control, client).await));
         line.send(lines).await;
         line
     }
@@ -131,6 +128,16 @@ impl Secure {
         let port = line.line().await.parse().unwrap();
         (line, port)
     }
+}
+
+/// Trusts that certificate alone.
+fn trusting(der: &CertificateDer<'static>) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let mut roots = RootCertStore::empty();
+    roots.add(der.clone()).unwrap();
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
 }
 
 /// One end of a connection to the relay.
@@ -186,7 +193,8 @@ impl Line {
         assert!(features.starts_with("relay/1 auth"), "{features}");
     }
 
-    async fn proven(&self, name: &str, token: &Token, binding: &Binding, lines: &str) -> (Nonce, Proof) {
+    /// The relay has asked for a proof, and gets it; then it is asked for what the lines say.
+    pub(crate) async fn proven(&self, name: &str, token: &Token, binding: &Binding, lines: &str) -> (Nonce, Proof) {
         let nonce = self.nonce().await;
         let name: Name = name.parse().unwrap();
         let proof = token.prove(&name, &nonce, binding);

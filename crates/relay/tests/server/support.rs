@@ -122,6 +122,14 @@ pub(crate) async fn user(port: u16) -> Peer {
     Peer::connect(SocketAddr::from(([127, 0, 0, 1], port))).await
 }
 
+/// A newcomer from that address of this machine is reset.
+pub(crate) async fn is_reset(source: &str, to: SocketAddr) {
+    // It may come before the connection is known to be one.
+    if let Ok(mut peer) = Peer::connect_from(source, to).await {
+        peer.was_reset().await;
+    }
+}
+
 /// Both say something that the other one hears.
 pub(crate) async fn chat(user: &mut Peer, service: &mut Peer) {
     user.send("question").await;

@@ -56,6 +56,11 @@ impl Program {
         })
     }
 
+    /// All that it has printed.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.output.seen.lock().unwrap().0.clone()
+    }
+
     /// The address behind `text` in the first line that has it, waited for; a name of this machine counts
     /// as 127.0.0.1.
     pub(crate) fn address_after(&self, text: &str) -> SocketAddr {
@@ -69,6 +74,11 @@ impl Program {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         1024 * line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    }
+
+    /// How many file descriptors it has open (Linux).
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     /// Panics, with what it printed, if the program has ended.
