@@ -209,9 +209,9 @@ fn limits(plan: &ServerPlan) -> Limits {
         users_per_source,
         new_users_per_source,
         waiting_users,
-        bandwidth: _,
+        bandwidth,
         memory_per_session,
-        memory: _,
+        memory,
         descriptors,
     } = plan.limits;
     let mut limits = Limits::default();
@@ -223,6 +223,8 @@ fn limits(plan: &ServerPlan) -> Limits {
     set(&mut limits.new_users_per_source, new_users_per_source);
     set(&mut limits.waiting_users, waiting_users);
     set(&mut limits.link.session.max_queued, memory_per_session.and_then(|bytes| bytes.try_into().ok()));
+    set(&mut limits.memory, memory.and_then(|bytes| bytes.try_into().ok()));
+    limits.bandwidth = bandwidth;
     limits.descriptors = descriptors;
     limits.link.bbr = plan.bbr;
     limits
