@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use relay_net::pipe::{End, Manner};
 use relay_net::rate::Bucket;
 use relay_net::socket::Socket;
-use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use tokio::sync::watch;
 
 /// How a party's sending ends.
@@ -144,7 +144,7 @@ pub(crate) fn check(got: &[u8], saw: Saw, own: &Plan, peer: &Plan, seed: u64) {
 type Outcome = ((Vec<u8>, Saw), (Vec<u8>, Saw), End);
 
 /// Shared by all cases, one behind another, so that there is always a debt.
-static RATE: LazyLock<Arc<Bucket>> = LazyLock::new(|| Arc::new(Bucket::new(50_000_000, || {})));
+pub(crate) static RATE: LazyLock<Arc<Bucket>> = LazyLock::new(|| Arc::new(Bucket::new(50_000_000, || {})));
 
 /// `secure` says on which sides TLS is spoken, `limited` whether a rate is kept.
 fn run(user: &Plan, service: &Plan, buffers: usize, manner: Manner, secure: [bool; 2], limited: bool) -> Outcome {
@@ -152,7 +152,8 @@ fn run(user: &Plan, service: &Plan, buffers: usize, manner: Manner, secure: [boo
     runtime.block_on(async {
         let (far_user, near_user) = sockets(buffers, secure[0]).await;
         let (far_service, near_service) = sockets(buffers, secure[1]).await;
-        let (moved, _, pipe) = Setup { manner, rate: limited.then(|| RATE.clone()), ..Setup::default() }.pipe(near_user, near_service);
+        let (moved, _, pipe) =
+            Setup { manner, rate: limited.then(|| RATE.clone()), ..Setup::default() }.pipe(near_user, near_service);
         let (at_user, at_service) =
             soon(async { tokio::join!(play(far_user, user, 1), play(far_service, service, 2)) }).await;
         let end = soon(pipe).await.unwrap();

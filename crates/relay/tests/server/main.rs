@@ -12,3 +12,4 @@ mod pool;
 mod secure;
 mod support;
 mod threads;
+mod traffic;
