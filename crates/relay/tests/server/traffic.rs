@@ -83,8 +83,9 @@ async fn the_bandwidth_of_an_identity_goes_before_that_of_all() {
     let (control, port) = secure.event("fast", "").await;
     let mut user = user(port).await;
     let service = secure.say(format!("event\n{}\n", control.line().await)).await;
-    service.send([b'x'; 100_000]).await;
-    user.expect([b'x'; 100_000]).await;
+    let bytes = vec![b'x'; 100_000];
+    service.send(&bytes).await;
+    user.expect(&bytes).await;
 }
 
 /// Two tunnels, each with a user who never reads.
