@@ -6,6 +6,7 @@
 
 pub mod mux;
 pub mod pipe;
+pub mod rate;
 pub mod socket;
 mod splice;
 mod sys;

@@ -16,12 +16,14 @@
 //! ```text
 //!  link.rs    Link: open, accept, end; the tasks that read, keep time and write
 //!  input.rs   from the link to the streams' sockets
+//!  limit.rs   the tunnel's rate
 //!  output.rs  from the streams' sockets to the link
 //!  path.rs    how the kernel is to treat the link's bytes
 //!  stream.rs  Stream: one user's pipe between a socket and the link
 //! ```
 
 mod input;
+mod limit;
 mod link;
 mod output;
 mod path;

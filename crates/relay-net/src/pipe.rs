@@ -2,7 +2,9 @@
 
 mod flow;
 mod silence;
+mod turns;
 
+use crate::rate::Bucket;
 use crate::socket::Socket;
 #[doc(hidden)]
 pub use flow::Manner;
@@ -12,12 +14,14 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{Interest, Ready};
 use tokio::task::coop::consume_budget;
 use tokio::task::yield_now;
+use turns::Turns;
 
 /// How long a pipe whose one direction has ended may be silent in the other.
 pub const HALF_CLOSED_IDLE: Duration = Duration::from_mins(5);
@@ -45,6 +49,8 @@ pub enum End {
     Idle,
     /// The user took nothing while others needed the room of a multiplexed link; both parties were reset.
     Stalled,
+    /// The same, when others needed the room of all links together.
+    CrowdedOut,
 }
 
 impl fmt::Display for End {
@@ -54,7 +60,8 @@ impl fmt::Display for End {
             Self::UserAborted(kind) => write!(f, "user aborted: {kind}"),
             Self::ServiceAborted(kind) => write!(f, "service aborted: {kind}"),
             Self::Idle => f.write_str("half closed and silent"),
-            Self::Stalled => f.write_str("stalled: took no bytes while room was short"),
+            Self::Stalled => f.write_str("stalled: took no bytes while its link's room was short"),
+            Self::CrowdedOut => f.write_str("stalled: took no bytes while the room of all links was short"),
         }
     }
 }
@@ -82,16 +89,29 @@ pub struct Party {
 /// kernel where bytes are spliced. Dropping the future, polled or not, resets both parties; so does the death of
 /// the process.
 pub fn pipe(user: Party, service: Party, moved: &Moved, idle: Duration) -> impl Future<Output = End> + Send {
-    pipe_in_manner(user, service, moved, idle, Manner::Suited)
+    pipe_in_manner(user, service, moved, idle, None, Manner::Suited)
 }
 
-/// [`pipe`], with the choice of how bytes are moved taken from it: for tests.
+/// [`pipe`], which moves no more than `rate` gives, if there is one: both ways, and together with all others of the
+/// same rate, among whom it has fair turns. Only what an aborted party left behind goes at once.
+pub fn pipe_at_rate(
+    user: Party,
+    service: Party,
+    moved: &Moved,
+    idle: Duration,
+    rate: Option<Arc<Bucket>>,
+) -> impl Future<Output = End> + Send {
+    pipe_in_manner(user, service, moved, idle, rate, Manner::Suited)
+}
+
+/// [`pipe_at_rate`], with the choice of how bytes are moved taken from it: for tests.
 #[doc(hidden)]
 pub fn pipe_in_manner(
     user: Party,
     service: Party,
     moved: &Moved,
     idle: Duration,
+    rate: Option<Arc<Bucket>>,
     manner: Manner,
 ) -> impl Future<Output = End> + Send {
     user.socket.reset_on_close();
@@ -101,6 +121,7 @@ pub fn pipe_in_manner(
         service: service.socket,
         up: Flow::new(user.early, manner, &moved.up),
         down: Flow::new(service.early, manner, &moved.down),
+        turns: rate.map(Turns::new),
     };
     pipe.run(idle)
 }
@@ -111,6 +132,7 @@ struct Pipe<'a> {
     service: Socket,
     up: Flow<'a>,
     down: Flow<'a>,
+    turns: Option<Turns>,
 }
 
 impl Pipe<'_> {
@@ -121,10 +143,16 @@ impl Pipe<'_> {
             End::ServiceAborted(_) => (&mut self.down, &self.service, &self.user),
             _ => return end,
         };
-        while flow.drain(from, to) {
+        loop {
+            let turn = flow.drain(from, to);
+            if let Some(turns) = &self.turns {
+                turns.moved(turn.moved);
+            }
+            if !turn.more {
+                return end;
+            }
             yield_now().await;
         }
-        end
     }
 
     async fn carry(&mut self, idle: Duration) -> Result<(), End> {
@@ -132,14 +160,19 @@ impl Pipe<'_> {
         loop {
             // Costs a wait only when this task has gone on for long; tokio does not count tries by itself.
             consume_budget().await;
-            let up = self.up.advance(&self.user, &self.service).map_err(|fault| match fault {
+            let reads = self.up.reads(&self.service) || self.down.reads(&self.user);
+            let allowance = self.turns.as_mut().map_or(usize::MAX, |turns| turns.allowance(reads));
+            let up = self.up.advance(&self.user, &self.service, allowance).map_err(|fault| match fault {
                 Fault::From(kind) => End::UserAborted(kind),
                 Fault::To(kind) => End::ServiceAborted(kind),
             })?;
-            let down = self.down.advance(&self.service, &self.user).map_err(|fault| match fault {
+            let down = self.down.advance(&self.service, &self.user, allowance).map_err(|fault| match fault {
                 Fault::From(kind) => End::ServiceAborted(kind),
                 Fault::To(kind) => End::UserAborted(kind),
             })?;
+            if let Some(turns) = &self.turns {
+                turns.moved(up.moved + down.moved);
+            }
             match (self.up.ended(), self.down.ended()) {
                 (true, true) => return self.close().await,
                 (false, false) => {}
@@ -157,34 +190,37 @@ impl Pipe<'_> {
     }
 
     /// Waits until a flow can go on. An error of either socket ends the pipe, also while nobody reads it.
-    async fn wait(&self, silence: &mut Silence) -> Result<Waited, End> {
-        let (up, down) = (&self.up, &self.down);
-        let mut user = pin!(self.user.ready(interest(up.reads(&self.service), down.holds(), &self.user)));
-        let mut service = pin!(self.service.ready(interest(down.reads(&self.user), up.holds(), &self.service)));
+    async fn wait(&mut self, silence: &mut Silence) -> Result<Waited, End> {
+        let Self { user, service, up, down, turns } = self;
+        let reads = !turns.as_ref().is_some_and(Turns::waits);
+        let mut user_ready = pin!(user.ready(interest(reads && up.reads(service), down.holds(), user)));
+        let mut service_ready = pin!(service.ready(interest(reads && down.reads(user), up.holds(), service)));
         poll_fn(|context| {
-            let user = user.as_mut().poll(context);
-            let service = service.as_mut().poll(context);
-            if let Poll::Ready(ready) = &user
-                && let Some(kind) = failure(&self.user, ready)
+            let user_ready = user_ready.as_mut().poll(context);
+            let service_ready = service_ready.as_mut().poll(context);
+            if let Poll::Ready(ready) = &user_ready
+                && let Some(kind) = failure(user, ready)
             {
                 return Poll::Ready(Err(End::UserAborted(kind)));
             }
-            if let Poll::Ready(ready) = &service
-                && let Some(kind) = failure(&self.service, ready)
+            if let Poll::Ready(ready) = &service_ready
+                && let Some(kind) = failure(service, ready)
             {
                 return Poll::Ready(Err(End::ServiceAborted(kind)));
             }
-            if user.is_ready() || service.is_ready() {
-                return Poll::Ready(Ok(Waited::Socket));
+            let has_turn = turns.as_mut().is_some_and(|turns| turns.poll(context).is_ready());
+            if user_ready.is_ready() || service_ready.is_ready() || has_turn {
+                return Poll::Ready(Ok(Waited::Moves));
             }
             silence.poll(context).map(|()| Ok(Waited::Silence))
         })
         .await
     }
 
-    /// Whether bytes wait for a party to take them.
+    /// Whether bytes wait for a party to take them, or for the rate.
     fn queues(&self) -> bool {
-        self.up.holds() || self.down.holds() || self.user.unsent() > 0 || self.service.unsent() > 0
+        let limited = self.turns.as_ref().is_some_and(Turns::waits);
+        limited || self.up.holds() || self.down.holds() || self.user.unsent() > 0 || self.service.unsent() > 0
     }
 
     async fn close(&mut self) -> Result<(), End> {
@@ -200,7 +236,7 @@ impl Pipe<'_> {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Waited {
-    Socket,
+    Moves,
     Silence,
 }
 

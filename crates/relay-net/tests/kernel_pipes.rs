@@ -33,7 +33,7 @@ async fn joined() -> (TcpStream, TcpStream, JoinHandle<End>) {
     let pipe = tokio::spawn(async {
         let party = |socket: TcpStream| Party { socket: socket.into(), early: Vec::new() };
         let moved = Moved::default();
-        pipe_in_manner(party(near_user), party(near_service), &moved, HALF_CLOSED_IDLE, Manner::Spliced).await
+        pipe_in_manner(party(near_user), party(near_service), &moved, HALF_CLOSED_IDLE, None, Manner::Spliced).await
     });
     (user, service, pipe)
 }

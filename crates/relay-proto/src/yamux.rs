@@ -12,6 +12,7 @@
 //! - calls [`Session::handle_timeout`] when [`Session::poll_timeout`] is due.
 
 mod frame;
+mod memory;
 mod pace;
 mod session;
 mod stream;
@@ -19,6 +20,7 @@ mod stream;
 mod tests;
 
 pub use frame::{Flags, FrameError, HEADER_LEN, Header, Kind, StreamId};
+pub use memory::Budget;
 pub use pace::{FRAME_LARGEST, FRAME_SMALLEST, Pace};
 pub use session::{
     Config, MAX_PENDING_PONGS, MAX_REFUSED_SYNS, OpenError, Received, Role, Session, SessionError, StreamEnd, Transmit,

@@ -216,9 +216,9 @@ fn limits(plan: &ServerPlan) -> Limits {
         users_per_source,
         new_users_per_source,
         waiting_users,
-        bandwidth: _,
+        bandwidth,
         memory_per_session,
-        memory: _,
+        memory,
         descriptors,
         exempt,
     } = plan.limits.clone();
@@ -232,6 +232,8 @@ fn limits(plan: &ServerPlan) -> Limits {
     set(&mut limits.waiting_users, waiting_users);
     set(&mut limits.link.session.max_queued, memory_per_session.and_then(|bytes| bytes.try_into().ok()));
     limits.exempt = exempt.unwrap_or(limits.exempt);
+    set(&mut limits.memory, memory.and_then(|bytes| bytes.try_into().ok()));
+    limits.bandwidth = bandwidth;
     limits.descriptors = descriptors;
     limits.link.bbr = plan.bbr;
     limits

@@ -162,12 +162,13 @@ impl Shared {
         queued: usize,
         now: Instant,
     ) {
-        let mut evicted: Vec<Arc<Slot>> = Vec::new();
+        let mut evicted: Vec<(Arc<Slot>, StreamEnd)> = Vec::new();
         let mut state = self.state();
+        state.count_received(taken + queued, now);
         state.session.delivered(id, taken, now);
         state.session.queued(id, queued, now);
-        while let Some(id) = state.session.overflowed() {
-            evicted.extend(state.slots.remove(&id));
+        while let Some((id, why)) = state.session.overflowed() {
+            evicted.extend(state.slots.remove(&id).map(|slot| (slot, why)));
         }
         let waits = queued > 0 || inbox.is_unflushed();
         drop((state, inbox));
@@ -175,8 +176,8 @@ impl Shared {
         if waits {
             slot.wake_down();
         }
-        for slot in evicted {
-            slot.end(Cause::Stream(StreamEnd::Stalled));
+        for (slot, why) in evicted {
+            slot.end(Cause::Stream(why));
         }
     }
 }

@@ -14,9 +14,11 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{unconstrained, yield_now};
 use tokio::time;
 
+use super::limit::Limit;
 use super::output::{Output, Written};
 use super::path::Path;
 use super::stream::{Cause, Slot, Stream};
+use crate::rate::Bucket;
 use crate::socket::Socket;
 
 /// How long a link that has said its last word waits for the peer to close too, so that the kernel does
@@ -31,11 +33,14 @@ pub struct Config {
     /// On a long path that keeps losing packets, change the connection's congestion control to BBR, where the
     /// system has it (Linux only).
     pub bbr: bool,
+    /// Bytes a second of all streams, both ways together; `None` for no bound. With one, windows grow no larger than
+    /// what it lets go at once.
+    pub rate: Option<Arc<Bucket>>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { session: yamux::Config::default(), bbr: true }
+        Self { session: yamux::Config::default(), bbr: true, rate: None }
     }
 }
 
@@ -137,6 +142,7 @@ pub(super) struct State {
     pub(super) session: Session,
     pub(super) slots: HashMap<StreamId, Arc<Slot>>,
     pub(super) output: Output,
+    pub(super) limit: Option<Limit>,
     accepted: VecDeque<Arc<Slot>>,
     finishing: bool,
     over: bool,
@@ -163,10 +169,13 @@ impl Link {
         role: Role,
         socket: Socket,
         early: Vec<u8>,
-        config: Config,
+        mut config: Config,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let now = Instant::now();
         let path = Path::new(&socket, config.bbr, now);
+        if let Some(rate) = &config.rate {
+            config.session.max_window = config.session.max_window.min(rate.burst());
+        }
         let shared = Arc::new(Shared {
             wire: socket,
             unacknowledged: Arc::new(Semaphore::new(config.session.max_unacknowledged)),
@@ -174,6 +183,7 @@ impl Link {
                 session: Session::new(role, config.session, now),
                 slots: HashMap::new(),
                 output: Output::default(),
+                limit: config.rate.map(|rate| Limit::new(rate, now)),
                 accepted: VecDeque::new(),
                 finishing: false,
                 over: false,
@@ -441,7 +451,7 @@ impl Shared {
         full: bool,
         more: bool,
     ) -> Poll<Result<bool, Ended>> {
-        {
+        let resumes = {
             let mut state = self.state();
             if state.over {
                 return Poll::Ready(Err(self.why_ended()));
@@ -449,10 +459,11 @@ impl Shared {
             if !(std::mem::take(&mut state.news) || more) {
                 state.sleeper = Some(context.waker().clone());
             }
-        }
+            state.resumes()
+        };
         let readable = self.wire.poll_read_ready(context);
         let writable = full && self.wire.poll_write_ready(context).is_ready();
-        if let Err(why) = self.keep_time(context, timer) {
+        if let Err(why) = self.keep_time(context, timer, resumes) {
             return Poll::Ready(Err(why));
         }
         if let Poll::Ready(Err(error)) = readable {
@@ -467,7 +478,16 @@ impl Shared {
         Poll::Ready(Ok(writable))
     }
 
-    fn keep_time(&self, context: &mut Context<'_>, mut timer: Pin<&mut time::Sleep>) -> Result<(), Ended> {
+    /// `resumes` is when somebody who waits for the rate may go on.
+    fn keep_time(
+        &self,
+        context: &mut Context<'_>,
+        mut timer: Pin<&mut time::Sleep>,
+        resumes: Option<Instant>,
+    ) -> Result<(), Ended> {
+        if let Some(resumes) = resumes.map(time::Instant::from_std).filter(|at| *at < timer.deadline()) {
+            timer.as_mut().reset(resumes);
+        }
         // Bytes push the time ahead without touching the timer; it looks again when it rings.
         while timer.as_mut().poll(context).is_ready() {
             let mut state = self.state();

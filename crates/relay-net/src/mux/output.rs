@@ -155,7 +155,7 @@ impl Shared {
     /// Whether the stream's source cannot be read now, however much it has.
     pub(super) fn holds_up(&self, id: StreamId) -> bool {
         let state = self.state();
-        state.output.full || state.session.lacks_credit(id)
+        state.output.full || state.session.lacks_credit(id) || state.is_limited()
     }
 
     /// Writes `bytes`, then what the pipe holds: gives how much of both together the link took.
@@ -183,7 +183,7 @@ impl Shared {
         let now = Instant::now();
         while batch.bytes().len() < BATCH {
             let may_overtake = batch.frames.len().max(state.output.control_waiting) < MAX_CONTROL_WAITING;
-            if let Some(header) = may_overtake.then(|| state.session.poll_control(now)).flatten() {
+            if let Some(header) = may_overtake.then(|| state.poll_control(now)).flatten() {
                 if header.flags.has(Flags::RST) {
                     state.output.drop_waiting(header.stream);
                 }
@@ -197,7 +197,7 @@ impl Shared {
             if !may_overtake {
                 break;
             }
-            let (id, max) = match state.session.poll_transmit(now) {
+            let (id, max) = match state.poll_turn(now) {
                 None => break,
                 Some(Transmit::Frame(header)) => {
                     // Only the end of a stream has its turn among data.
@@ -218,6 +218,7 @@ impl Shared {
                 if let Some(header) = state.session.sent(id, u32::try_from(pipe.held()).unwrap_or(max)) {
                     batch.push(header.stream, &header.encode());
                     slot.count_sent(pipe.held());
+                    state.count_sent(pipe.held(), now);
                     state.session.ready(id);
                     return (state, Some(pipe));
                 }
@@ -232,6 +233,7 @@ impl Shared {
                     if let Some(header) = state.session.sent(id, length) {
                         batch.push_payload(header, read);
                         slot.count_sent(read);
+                        state.count_sent(read, now);
                         // Of a source that had less than it may send, the rest can wait until this is written.
                         if length == max {
                             state.session.ready(id);

@@ -318,8 +318,11 @@ impl Inbox {
                 }
             }
         }
+        // What is counted is what waits: the room that it takes must not stay far above.
         if self.queue.is_empty() {
             self.queue = VecDeque::new();
+        } else if self.queue.len() <= self.queue.capacity() / 4 {
+            self.queue.shrink_to(2 * self.queue.len());
         }
         written
     }
@@ -391,6 +394,7 @@ impl Stream {
                 Ok(()) => End::Done,
                 Err(Failure::Idle) => End::Idle,
                 Err(Failure::Stream(Cause::Stream(StreamEnd::Stalled))) => End::Stalled,
+                Err(Failure::Stream(Cause::Stream(StreamEnd::CrowdedOut))) => End::CrowdedOut,
                 Err(Failure::Socket(kind)) => side.aborted(kind),
                 Err(Failure::Stream(cause)) => {
                     tracing::debug!(stream = %slot.id, %cause, "stream ended");

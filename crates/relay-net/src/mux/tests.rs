@@ -2,15 +2,18 @@
 
 #[cfg(target_os = "linux")]
 mod bulk;
+mod rate;
 mod secure;
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use relay_proto::yamux::{self, SessionError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{Config, Ended, Link, Role, Side};
@@ -36,6 +39,10 @@ const SECURE: [bool; 2] = [false, true];
 
 impl Path {
     async fn new(config: Config, secure: bool) -> Self {
+        Self::between(config.clone(), config, secure).await
+    }
+
+    async fn between(relay: Config, forwarder: Config, secure: bool) -> Self {
         let (a, b) = pair().await;
         let (a, b): (Socket, Socket) = if secure {
             let (a, b) = crate::tls::tests::over(a, b).await;
@@ -44,8 +51,8 @@ impl Path {
             (a.into(), b.into())
         };
         Self {
-            relay: Link::start(Role::Relay, a, vec![], config.clone()),
-            forwarder: Link::start(Role::Forwarder, b, vec![], config),
+            relay: Link::start(Role::Relay, a, vec![], relay),
+            forwarder: Link::start(Role::Forwarder, b, vec![], forwarder),
         }
     }
 
@@ -269,6 +276,42 @@ async fn the_memory_of_a_link_is_bounded() {
         exchange(user, service, 10_000).await;
         assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
     }
+}
+
+/// Two links fill what both may hold together: one of the two users who never read is reset, and all others go on.
+#[tokio::test]
+async fn the_memory_of_all_links_is_bounded() {
+    let budget = Arc::new(yamux::Budget::new(400_000));
+    let session = yamux::Config { budget: Some(budget.clone()), ..yamux::Config::default() };
+    let config = Config { session, ..Config::default() };
+    let paths = [
+        Path::between(config.clone(), Config::default(), false).await,
+        Path::between(config, Config::default(), true).await,
+    ];
+    let mut floods = JoinSet::new();
+    let mut users = Vec::new();
+    for path in &paths {
+        let (user, mut service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        // Little of it is held by the kernel, most by the link.
+        socket2::SockRef::from(&user).set_recv_buffer_size(4096).unwrap();
+        users.push(user);
+        floods.spawn(async move {
+            let chunk = vec![7; 65536];
+            while service.write_all(&chunk).await.is_ok() {}
+            pipes.await.unwrap()
+        });
+    }
+    let reset = timeout(PATIENCE, floods.join_next()).await.expect("nobody was reset").unwrap().unwrap();
+    assert_eq!(reset.0, End::CrowdedOut);
+    assert!(budget.held() <= 400_000);
+    for path in &paths {
+        let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
+        exchange(user, service, 10_000).await;
+        assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
+    }
+    assert!(budget.held() > 0, "the other user still waits");
+    drop((paths, users));
+    floods.shutdown().await;
 }
 
 #[tokio::test]

@@ -116,12 +116,13 @@ impl<'a> Flow<'a> {
         matches!(self.state, State::Ended)
     }
 
-    /// Moves what can be moved at once, and passes the end-of-file on when it comes to it.
-    pub(super) fn advance(&mut self, from: &Socket, to: &Socket) -> Result<Turn, Fault> {
+    /// Moves what can be moved at once, and passes the end-of-file on when it comes to it. With an `allowance` of 0
+    /// nothing is read; beyond that, no more than so many bytes.
+    pub(super) fn advance(&mut self, from: &Socket, to: &Socket, allowance: usize) -> Result<Turn, Fault> {
         to.flush().map_err(|error| Fault::To(error.kind()))?;
         let mut turn = Turn { moved: 0, more: false };
         while !self.ended() {
-            match self.step(from, to)? {
+            match self.step(from, to, allowance.saturating_sub(turn.moved))? {
                 Step::Moved(bytes) => turn.moved += bytes,
                 Step::Wait(bytes) => {
                     turn.moved += bytes;
@@ -132,7 +133,7 @@ impl<'a> Flow<'a> {
                     self.state = State::Ended;
                 }
             }
-            if turn.moved >= TURN {
+            if turn.moved >= TURN.min(allowance) {
                 turn.more = true;
                 break;
             }
@@ -141,23 +142,25 @@ impl<'a> Flow<'a> {
     }
 
     /// Passes on what an aborted sender left behind, as far as the receiver takes it at once; never an
-    /// end-of-file. Returns whether there may be more.
-    pub(super) fn drain(&mut self, from: &Socket, to: &Socket) -> bool {
-        let mut moved = 0;
-        while moved < TURN {
-            match self.step(from, to) {
-                Ok(Step::Moved(bytes)) => moved += bytes,
-                Ok(Step::Wait(_) | Step::EndOfFile) | Err(_) => return false,
+    /// end-of-file.
+    pub(super) fn drain(&mut self, from: &Socket, to: &Socket) -> Turn {
+        let mut turn = Turn { moved: 0, more: true };
+        while turn.more && turn.moved < TURN {
+            match self.step(from, to, usize::MAX) {
+                Ok(Step::Moved(bytes)) => turn.moved += bytes,
+                Ok(Step::Wait(bytes)) => turn = Turn { moved: turn.moved + bytes, more: false },
+                Ok(Step::EndOfFile) | Err(_) => turn.more = false,
             }
         }
-        true
+        turn
     }
 
-    /// One read and the write of what it read, or a write of what is held.
-    fn step(&mut self, from: &Socket, to: &Socket) -> Result<Step, Fault> {
+    /// One read of at most `most` bytes and the write of what it read, or a write of what is held.
+    fn step(&mut self, from: &Socket, to: &Socket, most: usize) -> Result<Step, Fault> {
         if self.bulk
+            && most >= BULK
             && self.reads(to)
-            && let Some(step) = self.splice(from, to)?
+            && let Some(step) = self.splice(from, to, most)?
         {
             return Ok(step);
         }
@@ -180,9 +183,9 @@ impl<'a> Flow<'a> {
                 self.state = State::Reading;
                 Ok(Step::Moved(written))
             }
-            State::Reading if to.is_unflushed() => Ok(Step::Wait(0)),
+            State::Reading if to.is_unflushed() || most == 0 => Ok(Step::Wait(0)),
             State::Reading => PASSING.with_borrow_mut(|buffer| {
-                let bytes = match from.try_read(buffer) {
+                let bytes = match from.try_read(&mut buffer[..BUFFER.min(most)]) {
                     Ok(0) => return Ok(Step::EndOfFile),
                     Ok(read) => &buffer[..read],
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Wait(0)),
@@ -200,10 +203,10 @@ impl<'a> Flow<'a> {
     }
 
     /// A step past our memory. `None` where that cannot be, or where a read has to say why nothing came.
-    fn splice(&mut self, from: &Socket, to: &Socket) -> Result<Option<Step>, Fault> {
+    fn splice(&mut self, from: &Socket, to: &Socket, most: usize) -> Result<Option<Step>, Fault> {
         let (Some(from), Some(_)) = (from.bare_tcp(), to.bare_tcp()) else { return Ok(None) };
         let Some(mut pipe) = KernelPipe::get() else { return Ok(None) };
-        match pipe.fill(from, TURN) {
+        match pipe.fill(from, TURN.min(most)) {
             Ok(0) => return Ok(Some(Step::EndOfFile)),
             Ok(moved) => self.bulk = moved >= self.splice_from,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),

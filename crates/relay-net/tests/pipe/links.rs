@@ -1,6 +1,6 @@
 //! The same parties over a multiplexed link, many at once: what they see is what a pipe of their own would show.
 
-use crate::model::{Last, Plan, check, plan, play};
+use crate::model::{Last, Plan, RATE, check, plan, play};
 use crate::rig::{sockets, soon};
 use proptest::prelude::*;
 use relay_net::mux::{Config, Link, Role, Side};
@@ -8,10 +8,11 @@ use relay_net::pipe::{End, HALF_CLOSED_IDLE, Moved};
 use std::sync::atomic::Ordering;
 
 /// Users with their services, all over one link. `buffers` are the kernel's, of the link and of the parties; `secure`
-/// says where TLS is spoken: on the link, with the users, with the services.
-async fn run(parties: Vec<(Plan, Plan)>, buffers: [usize; 2], secure: [bool; 3]) {
+/// says where TLS is spoken: on the link, with the users, with the services; `limited` whether the relay keeps to a rate.
+async fn run(parties: Vec<(Plan, Plan)>, buffers: [usize; 2], secure: [bool; 3], limited: bool) {
     let (near, far) = sockets(buffers[0], secure[0]).await;
-    let relay = Link::start(Role::Relay, near, Vec::new(), Config::default());
+    let relay =
+        Link::start(Role::Relay, near, Vec::new(), Config { rate: limited.then(|| RATE.clone()), ..Config::default() });
     let forwarder = Link::start(Role::Forwarder, far, Vec::new(), Config::default());
     let mut running = Vec::new();
     for (user, service) in parties {
@@ -64,12 +65,13 @@ proptest! {
         small in any::<[bool; 2]>(),
         secure in any::<[bool; 3]>(),
         threads in 1..3usize,
+        limited in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap();
         // The runtime's own thread plays no part beside its workers.
         runtime.block_on(async {
             let buffers = small.map(|small| if small { 8 * 1024 } else { 0 });
-            soon(tokio::spawn(run(parties, buffers, secure))).await.unwrap();
+            soon(tokio::spawn(run(parties, buffers, secure, limited))).await.unwrap();
         });
     }
 }

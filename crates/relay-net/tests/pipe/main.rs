@@ -5,6 +5,7 @@ mod flows;
 mod idle;
 mod links;
 mod model;
+mod rate;
 mod resets;
 mod rig;
 mod secure;

@@ -4,8 +4,10 @@
 use crate::rig::{MANNERS, Setup, abort, pattern, sockets, soon};
 use proptest::prelude::*;
 use relay_net::pipe::{End, Manner};
+use relay_net::rate::Bucket;
 use relay_net::socket::Socket;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use tokio::sync::watch;
 
 /// How a party's sending ends.
@@ -141,13 +143,17 @@ pub(crate) fn check(got: &[u8], saw: Saw, own: &Plan, peer: &Plan, seed: u64) {
 /// What each party read and how it saw its connection end, and how the pipe ended.
 type Outcome = ((Vec<u8>, Saw), (Vec<u8>, Saw), End);
 
-/// `secure` says on which sides TLS is spoken.
-fn run(user: &Plan, service: &Plan, buffers: usize, manner: Manner, secure: [bool; 2]) -> Outcome {
+/// Shared by all cases, one behind another, so that there is always a debt.
+pub(crate) static RATE: LazyLock<Arc<Bucket>> = LazyLock::new(|| Arc::new(Bucket::new(50_000_000, || {})));
+
+/// `secure` says on which sides TLS is spoken, `limited` whether a rate is kept.
+fn run(user: &Plan, service: &Plan, buffers: usize, manner: Manner, secure: [bool; 2], limited: bool) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (far_user, near_user) = sockets(buffers, secure[0]).await;
         let (far_service, near_service) = sockets(buffers, secure[1]).await;
-        let (moved, _, pipe) = Setup { manner, ..Setup::default() }.pipe(near_user, near_service);
+        let (moved, _, pipe) =
+            Setup { manner, rate: limited.then(|| RATE.clone()), ..Setup::default() }.pipe(near_user, near_service);
         let (at_user, at_service) =
             soon(async { tokio::join!(play(far_user, user, 1), play(far_service, service, 2)) }).await;
         let end = soon(pipe).await.unwrap();
@@ -180,14 +186,15 @@ proptest! {
         small in any::<bool>(),
         secure in any::<[bool; 2]>(),
     ) {
-        let plain = MANNERS.map(|manner| (manner, [false; 2]));
-        let outcomes = plain.into_iter().chain([(Manner::Suited, secure)]).map(|(manner, secure)| {
-            run(&user, &service, if small { 8 * 1024 } else { 0 }, manner, secure)
+        let plain = MANNERS.map(|manner| (manner, [false; 2], false));
+        let others = [(Manner::Suited, secure, false), (Manner::Suited, secure, true)];
+        let outcomes = plain.into_iter().chain(others).map(|(manner, secure, limited)| {
+            run(&user, &service, if small { 8 * 1024 } else { 0 }, manner, secure, limited)
         });
         let outcomes: Vec<_> = outcomes.collect();
         // Whatever an abort cuts off is a matter of moments, and what the parties see without one is not.
         if user.last == Last::Finish && service.last == Last::Finish {
-            assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "the manner shows, or TLS does");
+            assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "the manner shows, or TLS does, or the rate");
         }
     }
 }

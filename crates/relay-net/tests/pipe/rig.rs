@@ -1,6 +1,7 @@
 //! What the tests share: a pipe with both its parties in hand.
 
 use relay_net::pipe::{End, HALF_CLOSED_IDLE, Manner, Moved, Party, pipe_in_manner};
+use relay_net::rate::Bucket;
 use relay_net::socket::Socket;
 use relay_net::tls;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -37,6 +38,7 @@ pub(crate) struct Setup {
     pub(crate) send: usize,
     pub(crate) early: [Vec<u8>; 2],
     pub(crate) manner: Manner,
+    pub(crate) rate: Option<Arc<Bucket>>,
 }
 
 /// Every way to move bytes.
@@ -44,7 +46,14 @@ pub(crate) const MANNERS: [Manner; 3] = [Manner::Copied, Manner::Spliced, Manner
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { idle: HALF_CLOSED_IDLE, buffers: 0, send: 0, early: [Vec::new(), Vec::new()], manner: Manner::Suited }
+        Self {
+            idle: HALF_CLOSED_IDLE,
+            buffers: 0,
+            send: 0,
+            early: [Vec::new(), Vec::new()],
+            manner: Manner::Suited,
+            rate: None,
+        }
     }
 }
 
@@ -78,6 +87,7 @@ impl Setup {
                 Party { socket: service, early: early_service },
                 &counted,
                 self.idle,
+                self.rate,
                 self.manner,
             ));
             std::future::poll_fn(|context| {

@@ -379,7 +379,7 @@ impl World {
         half.queue += payload.len() - taken;
         session.delivered(id, taken, self.now);
         session.queued(id, payload.len() - taken, self.now);
-        while let Some(id) = session.overflowed() {
+        while let Some((id, _)) = session.overflowed() {
             let half = halves.remove(&id).expect("who stalls lives");
             assert!(half.queue > 0);
             self.broken.insert(id);

@@ -2,25 +2,33 @@
 //! nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::RawOp;
-use crate::yamux::{Config, HEADER_LEN, Received, Role, Session, StreamId, Transmit};
+use crate::yamux::{Budget, Config, HEADER_LEN, Received, Role, Session, StreamId, Transmit};
 
-/// Runs `ops` on a session of each role.
+/// Runs `ops` on a session of each role; both share a budget.
 pub fn run(ops: &[RawOp]) {
-    for role in [Role::Relay, Role::Forwarder] {
-        let now = Instant::now();
-        let config = Config { max_streams: 6, max_unacknowledged: 3, max_queued: 400_000, ..Config::default() };
-        let mut driver = Driver { session: Session::new(role, config, now), now, queues: BTreeMap::new() };
-        for &op in ops {
-            if !driver.step(op) {
-                break;
-            }
+    let now = Instant::now();
+    let budget = Arc::new(Budget::new(600_000));
+    let mut drivers = [Role::Relay, Role::Forwarder].map(|role| {
+        let budget = Some(budget.clone());
+        let config = Config { max_streams: 6, max_unacknowledged: 3, max_queued: 400_000, budget, ..Config::default() };
+        (Driver { session: Session::new(role, config, now), now, queues: BTreeMap::new() }, true)
+    });
+    for &op in ops {
+        for (driver, lives) in drivers.iter_mut().filter(|(_, lives)| *lives) {
+            *lives = driver.step(op);
             driver.session.check();
         }
+        assert_eq!(budget.held(), drivers.iter().map(|(driver, _)| driver.session.queued_bytes()).sum());
+        assert!(budget.held() <= 600_000);
+    }
+    for (driver, _) in &mut drivers {
         driver.finish();
     }
+    assert_eq!(budget.held(), 0);
 }
 
 struct Driver {
@@ -67,6 +75,7 @@ impl Driver {
                 return self.session.handle_timeout(self.now).is_ok();
             }
             9 if which > 250 => self.session.go_away(),
+            9 if which % 2 == 0 => self.session.set_renewal_most(u32::from(amount)),
             9 => self.session.set_round(u32::from(amount) * 8),
             // The frames: the upper bits of `which` are the flags.
             10..=12 => return self.data(which >> 4, id, u32::from(amount) * 5, which & 8 != 0),
@@ -130,7 +139,7 @@ impl Driver {
             self.session.delivered(id, part, self.now);
             self.session.queued(id, bytes - part, self.now);
         }
-        while let Some(id) = self.session.overflowed() {
+        while let Some((id, _)) = self.session.overflowed() {
             self.queues.remove(&id);
         }
     }
@@ -158,6 +167,7 @@ impl Driver {
         for id in (1..=u32::from(u8::MAX)).filter_map(StreamId::new) {
             self.session.reset(id);
         }
+        self.session.set_renewal_most(u32::MAX);
         let mut written = 0;
         while self.session.poll_transmit(self.now).is_some() {
             written += 1;

@@ -8,10 +8,12 @@ mod output;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::input::Input;
 use super::frame::{FrameError, Header, StreamId};
+use super::memory::{Budget, Held};
 use super::pace::FRAME_SMALLEST;
 use super::stream::{INITIAL_WINDOW, Opening, Sending, Stream};
 
@@ -51,6 +53,9 @@ pub struct Config {
     /// Bytes that may wait for the users of all streams together. 64 MiB: eight users who stopped
     /// reading behind a long and fast path, or 256 behind a short one.
     pub max_queued: usize,
+    /// The same of this and other sessions together. The session that has to hold more when it is exceeded gives
+    /// up streams of its own.
+    pub budget: Option<Arc<Budget>>,
     /// Silence after which the peer is asked for a sign of life.
     pub ping_after: Duration,
     /// Further silence after which the link is dead.
@@ -64,6 +69,7 @@ impl Default for Config {
             max_unacknowledged: 256,
             max_window: 8 * 1024 * 1024,
             max_queued: 64 * 1024 * 1024,
+            budget: None,
             ping_after: Duration::from_secs(10),
             dead_after: Duration::from_secs(20),
         }
@@ -100,6 +106,8 @@ pub enum StreamEnd {
     CreditOverflow,
     /// [`Config::max_queued`] was reached and its user had gone longest without taking a byte.
     Stalled,
+    /// The same, when the [`Config::budget`] of all sessions was exceeded.
+    CrowdedOut,
 }
 
 impl fmt::Display for StreamEnd {
@@ -109,6 +117,7 @@ impl fmt::Display for StreamEnd {
             Self::DataAfterFin => "the peer sent data after its end",
             Self::CreditOverflow => "the peer granted more credit than 32 bits hold",
             Self::Stalled => "the link's memory was full and this user had gone longest without reading",
+            Self::CrowdedOut => "the memory of all links was full and this user had gone longest without reading",
         })
     }
 }
@@ -217,13 +226,17 @@ pub struct Session {
     pongs: VecDeque<u32>,
     resets: VecDeque<StreamId>,
     go_away: Option<u32>,
-    /// Streams with a SYN, an ACK or credit to write; a stream may stand here without, never the other way.
+    /// Streams with a SYN or an ACK to write; a stream may stand here without, never the other way.
     control: VecDeque<StreamId>,
+    /// Streams with credit to write; the same holds.
+    renewals: VecDeque<StreamId>,
+    /// Bytes of credit that one renewal may grant; with 0 renewals wait.
+    renewal_most: u32,
     /// Streams with data or a FIN to write, each once in its turn; the same holds.
     turns: VecDeque<StreamId>,
     round: u32,
 
-    queued: usize,
+    queued: Held,
     /// Streams with a queue, by the time since when their user took nothing.
     waiting: BTreeSet<(Instant, StreamId)>,
 
@@ -246,6 +259,7 @@ impl Session {
     pub fn new(role: Role, config: Config, now: Instant) -> Self {
         Self {
             role,
+            queued: Held::new(&config),
             config,
             streams: HashMap::new(),
             next_id: 1,
@@ -262,9 +276,10 @@ impl Session {
             resets: VecDeque::new(),
             go_away: None,
             control: VecDeque::new(),
+            renewals: VecDeque::new(),
+            renewal_most: u32::MAX,
             turns: VecDeque::new(),
             round: FRAME_SMALLEST,
-            queued: 0,
             waiting: BTreeSet::new(),
             last_received: now,
             ping: Ping::default(),
@@ -283,7 +298,7 @@ impl Session {
 
     /// Bytes that wait for users, in all streams.
     pub fn queued_bytes(&self) -> usize {
-        self.queued
+        self.queued.bytes()
     }
 
     /// The shortest round trip measured so far. It is measured only where a window may have to grow.
@@ -377,7 +392,7 @@ impl Session {
             self.unacknowledged -= 1;
         }
         if stream.queued > 0 {
-            self.queued -= stream.queued as usize;
+            self.queued.remove(stream.queued as usize);
             self.waiting.remove(&(stream.waiting_since, id));
         }
         Some(stream)
@@ -453,9 +468,12 @@ impl Session {
         self.go_away = tell.then_some(GO_AWAY_PROTOCOL);
         self.streams.clear();
         self.waiting.clear();
-        (self.queued, self.unacknowledged) = (0, 0);
+        self.queued.remove(self.queued.bytes());
+        self.unacknowledged = 0;
         self.remembered.clear();
-        for queue in [&mut self.remembered_order, &mut self.resets, &mut self.control, &mut self.turns] {
+        for queue in
+            [&mut self.remembered_order, &mut self.resets, &mut self.control, &mut self.renewals, &mut self.turns]
+        {
             queue.clear();
         }
         self.pongs.clear();

@@ -56,6 +56,7 @@ pub(super) struct Stream {
     pub(super) peer_finished: bool,
     pub(super) receive: ReceiveWindow,
     pub(super) in_control: bool,
+    pub(super) in_renewals: bool,
 
     /// Bytes that arrived and wait for the user, and since when the user took none.
     pub(super) queued: u32,
@@ -74,6 +75,7 @@ impl Stream {
             peer_finished: false,
             receive: ReceiveWindow::new(now),
             in_control: false,
+            in_renewals: false,
             queued: 0,
             waiting_since: now,
         }
@@ -88,8 +90,9 @@ impl Stream {
         }
     }
 
-    pub(super) fn wants_control(&self) -> bool {
-        self.opening != Opening::Done || self.receive.due
+    /// Whether more credit serves anybody, and does not only make a queue longer while memory is `pressed`.
+    pub(super) fn may_renew(&self, pressed: bool) -> bool {
+        !(self.peer_finished || pressed && self.queued > 0)
     }
 
     pub(super) fn is_gone(&self) -> bool {
@@ -138,11 +141,13 @@ impl ReceiveWindow {
         self.renewed = now;
     }
 
-    /// The bytes to grant now.
-    pub(super) fn grant(&mut self) -> u32 {
-        self.due = false;
-        let delta = std::mem::take(&mut self.taken);
+    /// The bytes to grant now, at most `most`: none if no renewal is due. It stays due while half of the window
+    /// is yet to be granted.
+    pub(super) fn grant(&mut self, most: u32) -> u32 {
+        let delta = if self.due { self.taken.min(most) } else { 0 };
+        self.taken -= delta;
         self.credit += delta;
+        self.due &= self.taken >= self.size / 2;
         delta
     }
 }

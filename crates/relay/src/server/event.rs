@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use relay_net::pipe::{Party, pipe};
+use relay_net::pipe::{Party, pipe_at_rate};
 use relay_net::socket::Socket;
 use relay_proto::handshake::Id;
 use tokio::sync::oneshot;
@@ -74,7 +74,7 @@ async fn wait(tunnel: Arc<Tunnel>, user: User, ticket: Name<Ticket>, claim: ones
     };
     let user = Party { socket: Socket::from(user), early: Vec::new() };
     let idle = tunnel.limits().half_closed_idle;
-    tunnel.carry(address, pipe(user, service, &tunnel.moved, idle)).await;
+    tunnel.carry(address, pipe_at_rate(user, service, &tunnel.moved, idle, tunnel.rate.clone())).await;
     drop(stay);
 }
 

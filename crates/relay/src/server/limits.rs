@@ -77,7 +77,14 @@ pub struct Limits {
     /// How long live users may finish when the server stops. 30 s: what service managers wait for
     /// at least.
     pub drain: Duration,
-    /// The limits of each multiplexed link.
+    /// Bytes a second of each tunnel whose identity has no bound of its own, both ways together. No bound: only the
+    /// operator knows what the machine's path has.
+    pub bandwidth: Option<u64>,
+    /// Bytes that all multiplexed links together may hold for users who do not take them. 128 MiB: queues grow by
+    /// doubling, so half of a machine of 512 MB at the very most. Beyond it a link that has to hold more resets the
+    /// user who has gone longest without taking a byte.
+    pub memory: usize,
+    /// The limits of each multiplexed link; the rate and the budget are the tunnel's and the server's.
     pub link: mux::Config,
 }
 
@@ -109,6 +116,8 @@ impl Default for Limits {
             pool_grace: Duration::from_secs(30),
             half_closed_idle: pipe::HALF_CLOSED_IDLE,
             drain: Duration::from_secs(30),
+            bandwidth: None,
+            memory: 128 * 1024 * 1024,
             link: mux::Config::default(),
         }
     }

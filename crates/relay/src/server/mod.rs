@@ -33,6 +33,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ipnet::IpNet;
 use relay_net::socket::{self, Socket};
 use relay_proto::handshake::Options;
+use relay_proto::yamux::Budget;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -243,6 +244,8 @@ struct Relay {
     /// The users who wait behind the clients of each source, a crowd for each tunnel.
     waiting: Mutex<HashMap<Source, Vec<Pending>>>,
     sources: Sources,
+    /// What all links may hold for users who do not take it.
+    memory: Arc<Budget>,
     descriptors: Descriptors,
     repeats: Mutex<Repeats<(&'static str, u16)>>,
     /// How often each limit was met, by its name in the configuration.
@@ -286,6 +289,7 @@ impl Relay {
             pending: Pending::new(limits.pending_handshakes, limits.crowding_grace),
             waiting: Mutex::default(),
             sources: Sources::new(allowance),
+            memory: Arc::new(Budget::new(limits.memory)),
             descriptors: Descriptors::new(limits.descriptors),
             repeats: Mutex::new(Repeats::new(REPEATS_EVERY)),
             bites: Mutex::default(),

@@ -23,7 +23,7 @@ pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, socket: Socke
         (Err(error), _) | (_, Err(error)) => return tunnel.end(&error),
     };
     let _ = socket.watch_always_reading();
-    let link = Link::start(Role::Relay, socket, early, tunnel.limits().link.clone());
+    let link = Link::start(Role::Relay, socket, early, tunnel.link_config());
     loop {
         tokio::select! {
             user = public.accept(&tunnel) => {

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use relay_net::pipe::{Party, pipe};
+use relay_net::pipe::{Party, pipe_at_rate};
 use relay_net::socket::Socket;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -253,8 +253,8 @@ impl Member {
         let service = Party { socket: service, early: self.early };
         let user = Party { socket: Socket::from(stream), early: Vec::new() };
         let tunnel = &pool.tunnel;
-        let pipe = pipe(user, service, &tunnel.moved, tunnel.limits().half_closed_idle);
-        tunnel.carry(address, pipe).await;
+        let idle = tunnel.limits().half_closed_idle;
+        tunnel.carry(address, pipe_at_rate(user, service, &tunnel.moved, idle, tunnel.rate.clone())).await;
         drop(stay);
     }
 

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use relay_net::pipe::{End, Moved};
-use relay_net::socket;
+use relay_net::rate::Bucket;
+use relay_net::{mux, socket};
 use relay_proto::handshake::{Code, Options, Protocol};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,6 +32,9 @@ use super::{Limits, Relay, reset};
 /// How long an older tunnel of the same identity may take to show that its client is still there: 2 s of silence,
 /// and what it takes to end it.
 const CONTEST: Duration = Duration::from_millis(2500);
+
+/// What is said of a user who was reset for the room of others.
+const STALLED: &str = "a user took no bytes while others needed the memory";
 
 /// Why there is no tunnel for a client.
 #[derive(Debug)]
@@ -223,6 +227,8 @@ pub(super) struct Tunnel {
     /// It takes no more users, and those who wait are to be reset.
     pub(super) over: CancellationToken,
     pub(super) moved: Moved,
+    /// Bytes a second of all its users, if there is a bound.
+    pub(super) rate: Option<Arc<Bucket>>,
     pub(super) port: u16,
     pub(super) client: Client,
     /// The client may not use the relay any more: its users are reset.
@@ -267,6 +273,7 @@ impl Tunnel {
             relay: relay.clone(),
             home: relay.workers.home(),
             moved: Moved::default(),
+            rate: rights.bandwidth.or(relay.limits().bandwidth).map(|rate| bucket(relay, rate, port, address)),
             port,
             cut: account.map_or_else(CancellationToken::new, |account| account.cut.clone()),
             address,
@@ -289,6 +296,14 @@ impl Tunnel {
 
     pub(super) fn limits(&self) -> &Limits {
         self.relay.limits()
+    }
+
+    /// What its link may do, if it has one.
+    pub(super) fn link_config(&self) -> mux::Config {
+        let mut config = self.limits().link.clone();
+        config.rate.clone_from(&self.rate);
+        config.session.budget = Some(self.relay.memory.clone());
+        config
     }
 
     /// Whether a user may come in; if not, the limit that it met and a sentence about it.
@@ -341,8 +356,9 @@ impl Tunnel {
         self.users.fetch_add(1, Ordering::Relaxed);
         tokio::select! {
             end = pipe => match end {
-                // This one is the relay's own doing.
-                End::Stalled => self.relay.say("user reset", self.port, user, &end),
+                // These are the relay's own doing.
+                End::Stalled => self.relay.refuse("memory_per_session", self.port, user, STALLED),
+                End::CrowdedOut => self.relay.refuse("memory", self.port, user, STALLED),
                 end => debug!(%user, port = self.port, "user left: {end}"),
             },
             () = self.reset() => debug!(%user, port = self.port, "user reset: the tunnel was ended"),
@@ -360,6 +376,15 @@ impl Tunnel {
         reset(user);
         self.relay.say(why, self.port, address, &"the user was reset");
     }
+}
+
+/// The rate of a tunnel, which says when it first slows somebody.
+fn bucket(relay: &Arc<Relay>, rate: u64, port: u16, client: SocketAddr) -> Arc<Bucket> {
+    let relay = relay.clone();
+    Arc::new(Bucket::new(rate, move || {
+        relay.bite("bandwidth");
+        relay.say("the users of a tunnel are slowed", port, client, &"limit bandwidth");
+    }))
 }
 
 impl Drop for Tunnel {

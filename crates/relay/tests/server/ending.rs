@@ -109,7 +109,7 @@ async fn dropping_the_server_resets_everybody() {
 
 /// A log in memory.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -124,7 +124,7 @@ impl Write for Log {
 
 impl Log {
     /// The log of all servers in this process: what a server says may come from any thread.
-    fn of_all() -> Self {
+    pub(crate) fn of_all() -> Self {
         static LOG: OnceLock<Log> = OnceLock::new();
         let start = || {
             let log = Log::default();
@@ -136,7 +136,7 @@ impl Log {
         LOG.get_or_init(start).clone()
     }
 
-    fn lines_with(&self, what: &str, peer: SocketAddr) -> Vec<String> {
+    pub(crate) fn lines_with(&self, what: &str, peer: SocketAddr) -> Vec<String> {
         let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         let peer = format!("peer={peer}");
         log.lines().filter(|line| line.contains(what) && line.contains(&peer)).map(ToOwned::to_owned).collect()

@@ -15,3 +15,4 @@ mod secure;
 mod support;
 mod threads;
 mod threats;
+mod traffic;

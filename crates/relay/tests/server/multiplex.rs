@@ -111,7 +111,7 @@ impl Forwarder {
 
 /// A user's stream at the forwarder.
 pub(crate) struct Stream {
-    id: u32,
+    pub(crate) id: u32,
 }
 
 impl Stream {

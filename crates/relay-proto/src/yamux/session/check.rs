@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::stream::Opening;
 use super::input::{Input, Step};
 use super::{MAX_PENDING_PONGS, MAX_REMEMBERED, Session, StreamId};
 
@@ -11,17 +12,22 @@ impl Session {
     pub fn check(&self) {
         let streams = || self.streams.iter();
         let ids = |queue: &std::collections::VecDeque<StreamId>| queue.iter().copied().collect::<BTreeSet<_>>();
-        let (control, turns) = (ids(&self.control), ids(&self.turns));
+        let (control, renewals, turns) = (ids(&self.control), ids(&self.renewals), ids(&self.turns));
 
         assert_eq!(self.unacknowledged, streams().filter(|(_, stream)| stream.unacknowledged).count());
-        assert_eq!(self.queued, streams().map(|(_, stream)| stream.queued as usize).sum::<usize>());
+        assert_eq!(self.queued.bytes(), streams().map(|(_, stream)| stream.queued as usize).sum::<usize>());
         let waiting = streams().filter(|(_, s)| s.queued > 0).map(|(id, s)| (s.waiting_since, *id));
         assert_eq!(self.waiting, waiting.collect::<BTreeSet<_>>());
         for (id, stream) in streams() {
             assert!(!stream.is_gone(), "{id} is gone and still held");
-            assert!(!stream.wants_control() || stream.in_control, "{id} has a control frame that nobody writes");
+            assert!(
+                stream.opening == Opening::Done || stream.in_control,
+                "{id} has a control frame that nobody writes"
+            );
+            assert!(!stream.receive.due || stream.in_renewals, "{id} has credit that nobody writes");
             assert!(!stream.wants_turn() || stream.in_turn, "{id} has data that nobody writes");
             assert!(!stream.in_control || control.contains(id), "{id} lost its place among control frames");
+            assert!(!stream.in_renewals || renewals.contains(id), "{id} lost its place among renewals");
             assert!(!stream.in_turn || turns.contains(id), "{id} lost its turn");
 
             let window = &stream.receive;
@@ -40,6 +46,7 @@ impl Session {
         assert!(self.resets.len() <= 2 * most, "{} resets wait", self.resets.len());
         assert!(self.remembered.len() <= self.remembered_order.len() && self.remembered_order.len() <= MAX_REMEMBERED);
         assert!(self.control.len() <= 2 * most + 65, "{} control frames wait", self.control.len());
+        assert!(self.renewals.len() <= 2 * most + 65, "{} renewals wait", self.renewals.len());
         assert!(self.turns.len() <= 2 * most + 65, "{} turns wait", self.turns.len());
     }
 
@@ -49,18 +56,20 @@ impl Session {
         self.streams.is_empty()
             && self.resets.is_empty()
             && self.control.is_empty()
+            && self.renewals.is_empty()
             && self.turns.is_empty()
             && self.pongs.is_empty()
             && self.waiting.is_empty()
-            && (self.queued, self.unacknowledged) == (0, 0)
+            && (self.queued.bytes(), self.unacknowledged) == (0, 0)
     }
 
-    /// How many entries the queues hold that grow with what a peer sends: pongs, resets, control frames,
+    /// How many entries the queues hold that grow with what a peer sends: pongs, resets, SYNs, ACKs and credit,
     /// turns, and resets remembered.
     #[doc(hidden)]
     pub fn held(&self) -> [usize; 5] {
         let remembered = self.remembered_order.len().max(self.remembered.len());
-        [self.pongs.len(), self.resets.len(), self.control.len(), self.turns.len(), remembered]
+        let control = self.control.len() + self.renewals.len();
+        [self.pongs.len(), self.resets.len(), control, self.turns.len(), remembered]
     }
 
     /// The size of a stream's receive window, in bytes.

@@ -20,7 +20,7 @@ impl Session {
             self.waiting.insert((now, id));
         }
         stream.queued = stream.queued.saturating_add(narrow(bytes));
-        self.queued += bytes;
+        self.queued.add(bytes);
     }
 
     /// `bytes` left the driver's queue for the user.
@@ -28,15 +28,14 @@ impl Session {
         self.taken(id, bytes, true, now);
     }
 
-    /// While more is queued than [`Config::max_queued`](super::Config::max_queued): resets the stream whose
-    /// user has gone longest without taking a byte and names it. The driver drops its queue and tells its user.
-    pub fn overflowed(&mut self) -> Option<StreamId> {
-        if self.queued <= self.config.max_queued {
-            return None;
-        }
+    /// While more is queued than [`Config::max_queued`](super::Config::max_queued), or in all sessions than their
+    /// [`budget`](super::Config::budget): resets the stream whose user has gone longest without taking a byte, names
+    /// it and says why. The driver drops its queue and tells its user.
+    pub fn overflowed(&mut self) -> Option<(StreamId, StreamEnd)> {
+        let why = self.queued.excess()?;
         let (_, id) = *self.waiting.first()?;
-        self.break_off(id, StreamEnd::Stalled);
-        Some(id)
+        self.break_off(id, why);
+        Some((id, why))
     }
 
     fn taken(&mut self, id: StreamId, bytes: usize, from_queue: bool, now: Instant) {
@@ -50,14 +49,13 @@ impl Session {
             if stream.queued > 0 {
                 self.waiting.insert((now, id));
             }
-            self.queued -= bytes as usize;
+            self.queued.remove(bytes as usize);
         }
-        let pressed = self.queued > self.config.max_queued / 2;
-        let renewable = !(stream.peer_finished || pressed && stream.queued > 0);
-        if stream.receive.take(bytes, renewable) {
+        let pressed = self.queued.is_pressed();
+        if stream.receive.take(bytes, stream.may_renew(pressed)) {
             let round_trip = self.ping.round_trip.filter(|_| !pressed);
             stream.receive.grow(round_trip, self.config.max_window, now);
-            self.want_control(id);
+            self.want_renewal(id);
             self.want_round_trip(now);
         }
         self.remove_if_gone(id);

@@ -17,6 +17,22 @@ impl Session {
         self.round = bytes;
     }
 
+    /// How many bytes of credit the next renewals may grant each; with 0 they wait. Without a bound unless this is
+    /// called. What a stream was granted at its opening can neither be held back nor taken back.
+    pub fn set_renewal_most(&mut self, bytes: u32) {
+        self.renewal_most = bytes;
+    }
+
+    /// Whether a stream waits for credit to be renewed.
+    pub fn has_renewals(&self) -> bool {
+        !self.renewals.is_empty()
+    }
+
+    /// Whether a stream waits for its turn among data.
+    pub fn has_turns(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
     /// What to write next; `None` when there is nothing. Pongs come first, then pings, resets and what
     /// opens streams or grants credit, then data and FINs, stream by stream in turn.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
@@ -46,14 +62,27 @@ impl Session {
         while let Some(id) = self.control.pop_front() {
             let Some(stream) = self.streams.get_mut(&id) else { continue };
             stream.in_control = false;
-            if stream.wants_control() {
-                let flags = match std::mem::replace(&mut stream.opening, Opening::Done) {
-                    Opening::Syn => Flags::SYN,
-                    Opening::Ack => Flags::ACK,
-                    Opening::Done => Flags::NONE,
-                };
-                let delta = if stream.receive.due { stream.receive.grant() } else { 0 };
-                return Some(Header::of_stream(Kind::WindowUpdate, flags, id, delta));
+            let flags = match std::mem::replace(&mut stream.opening, Opening::Done) {
+                Opening::Syn => Flags::SYN,
+                Opening::Ack => Flags::ACK,
+                Opening::Done => continue,
+            };
+            let delta = stream.receive.grant(self.renewal_most);
+            return Some(Header::of_stream(Kind::WindowUpdate, flags, id, delta));
+        }
+        while self.renewal_most > 0
+            && let Some(id) = self.renewals.pop_front()
+        {
+            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            stream.in_renewals = false;
+            // It may have waited: what the user takes next makes it due again.
+            stream.receive.due &= stream.may_renew(self.queued.is_pressed());
+            let delta = stream.receive.grant(self.renewal_most);
+            if stream.receive.due {
+                self.want_renewal(id);
+            }
+            if delta > 0 {
+                return Some(Header::of_stream(Kind::WindowUpdate, Flags::NONE, id, delta));
             }
         }
         None
@@ -94,6 +123,15 @@ impl Session {
         {
             self.control.push_back(id);
             drop_stale(&mut self.control, &mut self.streams, |stream| &mut stream.in_control);
+        }
+    }
+
+    pub(super) fn want_renewal(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && !std::mem::replace(&mut stream.in_renewals, true)
+        {
+            self.renewals.push_back(id);
+            drop_stale(&mut self.renewals, &mut self.streams, |stream| &mut stream.in_renewals);
         }
     }
 

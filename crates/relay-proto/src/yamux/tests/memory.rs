@@ -1,7 +1,9 @@
 //! What a peer can make a session hold, however it sends and however little it reads.
 
+use std::sync::Arc;
+
 use super::*;
-use crate::yamux::{MAX_PENDING_PONGS, StreamEnd};
+use crate::yamux::{Budget, MAX_PENDING_PONGS, StreamEnd};
 
 const FLOOD: u32 = 200_000;
 
@@ -133,7 +135,8 @@ fn at_the_bound_the_user_who_took_nothing_for_longest_is_reset() {
     for number in [3, 1, 5, 7] {
         side.now += Duration::from_secs(1);
         side.gets(&data(Flags::NONE, number, &vec![0; WINDOW - 1]));
-        assert_eq!(side.session.overflowed().is_some(), number == 7);
+        let overflowed = side.session.overflowed();
+        assert_eq!(overflowed, (number == 7).then_some((id(1), StreamEnd::Stalled)));
         if number == 5 {
             // Of the first two the first moves: now the second has waited longest.
             side.session.dequeued(id(3), 1, side.now);
@@ -143,6 +146,51 @@ fn at_the_bound_the_user_who_took_nothing_for_longest_is_reset() {
     assert_eq!(side.writes(), [writes_update(Flags::RST, 1, 0)]);
     assert_eq!(side.session.queued_bytes(), 3 * (WINDOW - 1) - 1);
     assert_eq!(side.session.overflowed(), None);
+}
+
+/// Two sessions with stream 1, whose users take nothing, and what they may hold together.
+fn sharing(most: usize) -> ([Side; 2], Arc<Budget>) {
+    let budget = Arc::new(Budget::new(most));
+    let sides = [(); 2].map(|()| {
+        let config = Config { budget: Some(budget.clone()), ..Config::default() };
+        let mut side = Side::new(Role::Relay, config);
+        side.users = Users::Stall;
+        side.session.open(side.now).unwrap();
+        side.writes();
+        side.gets(&update(Flags::ACK, 1, 0));
+        side
+    });
+    (sides, budget)
+}
+
+#[test]
+fn beyond_what_all_sessions_may_hold_the_one_that_is_given_more_gives_up_a_stream() {
+    let ([mut first, mut second], budget) = sharing(WINDOW);
+    first.gets(&data(Flags::NONE, 1, &vec![0; WINDOW / 2]));
+    second.gets(&data(Flags::NONE, 1, &vec![0; WINDOW / 2]));
+    assert_eq!((first.session.overflowed(), second.session.overflowed()), (None, None));
+    second.gets(&data(Flags::NONE, 1, b"x"));
+    assert_eq!(second.session.overflowed(), Some((id(1), StreamEnd::CrowdedOut)));
+    assert_eq!(second.writes(), [writes_update(Flags::RST, 1, 0)]);
+    assert_eq!((first.session.overflowed(), second.session.overflowed()), (None, None));
+    assert_eq!(budget.held(), WINDOW / 2);
+    // Whatever becomes of a session, nothing of it stays counted.
+    first.dies(&go_away(1), &[], SessionError::GoneAway(1));
+    assert_eq!(budget.held(), 0);
+}
+
+#[test]
+fn above_half_of_what_all_sessions_may_hold_no_credit_is_renewed_to_a_stream_with_a_queue() {
+    let ([mut first, mut second], budget) = sharing(2 * WINDOW);
+    first.gets(&data(Flags::NONE, 1, &vec![0; WINDOW]));
+    second.gets(&data(Flags::NONE, 1, &vec![0; WINDOW]));
+    second.session.dequeued(id(1), WINDOW * 3 / 4, second.now);
+    assert_eq!(second.writes(), []);
+    drop(first);
+    assert_eq!(budget.held(), WINDOW / 4);
+    second.session.dequeued(id(1), 1, second.now);
+    assert_eq!(second.write(), Some(writes(Kind::Ping, Flags::SYN, 0, 0)));
+    assert_eq!(second.writes(), [writes_update(Flags::NONE, 1, INITIAL_WINDOW / 4 * 3 + 1)]);
 }
 
 #[test]

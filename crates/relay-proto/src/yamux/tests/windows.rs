@@ -117,3 +117,58 @@ fn who_has_finished_needs_no_credit() {
     side.session.dequeued(id(1), WINDOW, side.now);
     assert_eq!(side.writes(), []);
 }
+
+/// Lets a user take half of a stream's window; gives what is written, without pings, which are not answered: nothing
+/// grows.
+fn take_half(side: &mut Side, number: u32) -> Vec<Transmit> {
+    side.gets(&data(Flags::NONE, number, &vec![0; WINDOW / 2]));
+    side.writes().into_iter().filter(|w| !matches!(w, Transmit::Frame(Header { kind: Kind::Ping, .. }))).collect()
+}
+
+#[test]
+fn credit_waits_while_none_may_be_renewed() {
+    let mut side = Side::relay_with(2);
+    side.session.set_renewal_most(0);
+    assert_eq!((take_half(&mut side, 1), take_half(&mut side, 3)), (vec![], vec![]));
+    assert!(side.session.has_renewals());
+    // All else goes on.
+    side.session.ready(id(1));
+    assert_eq!(side.sends(1, 5), 5);
+    side.session.set_renewal_most(u32::MAX);
+    let half = |number| writes_update(Flags::NONE, number, INITIAL_WINDOW / 2);
+    assert_eq!(side.writes(), [half(1), half(3)]);
+    assert!(!side.session.has_renewals());
+}
+
+#[test]
+fn credit_in_pieces_goes_to_all_in_turn_and_stays_due_while_half_a_window_is_missing() {
+    let mut side = Side::relay_with(2);
+    side.session.set_renewal_most(0);
+    take_half(&mut side, 1);
+    take_half(&mut side, 1);
+    take_half(&mut side, 3);
+    side.session.set_renewal_most(INITIAL_WINDOW / 4);
+    let quarter = |number| writes_update(Flags::NONE, number, INITIAL_WINDOW / 4);
+    assert_eq!(side.writes(), [quarter(1), quarter(3), quarter(1), quarter(1)]);
+    side.session.check();
+    assert!(!side.session.has_renewals());
+    // Whoever has used what it was granted gets more as soon as a little of that was taken.
+    side.gets(&data(Flags::NONE, 1, &vec![0; WINDOW / 4]));
+    assert_eq!(side.writes(), [quarter(1)]);
+}
+
+#[test]
+fn credit_that_had_to_wait_is_not_renewed_to_a_queue_above_half_of_the_memory() {
+    let mut side = Side::new(Role::Relay, Config { max_queued: WINDOW / 4, ..Config::default() });
+    side.session.open(side.now).unwrap();
+    side.writes();
+    side.session.set_renewal_most(0);
+    side.gets(&data(Flags::ACK, 1, &vec![0; WINDOW / 4]));
+    assert_eq!(take_half(&mut side, 1), []);
+    side.users = Users::Stall;
+    side.gets(&data(Flags::NONE, 1, &vec![0; WINDOW / 4]));
+    side.session.set_renewal_most(u32::MAX);
+    assert_eq!(side.writes(), []);
+    side.session.dequeued(id(1), WINDOW / 4, side.now);
+    assert_eq!(side.writes(), [writes_update(Flags::NONE, 1, INITIAL_WINDOW)]);
+}
