@@ -8,7 +8,7 @@ use std::process::Command;
 use super::{Stage, Standing, loopback};
 use crate::process::{Running, printed};
 
-/// What rathole encrypts by, Noise_NK_25519_ChaChaPoly_BLAKE2s as it comes: the client knows the server's key.
+/// What rathole encrypts by, `Noise_NK_25519_ChaChaPoly_BLAKE2s` as it comes: the client knows the server's key.
 pub(super) struct NoiseKeys {
     private: String,
     public: String,

@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use super::{Stage, Standing, loopback};
 use crate::process::{Running, printed};
 
-/// What the loads need beyond the server's defaults: 18 000 users of one tunnel.
-const CONFIGURATION: &str = "[limits]\nusers_per_tunnel = 20000\n";
+/// What the loads need beyond the server's defaults: 18 000 users of one tunnel, also where a process may have no more
+/// than 20 000 descriptors.
+const CONFIGURATION: &str = "[limits]\nusers_per_tunnel = 20000\ndescriptors = 19000\n";
 /// The same for an identity: 5 000 idle users.
 const MAX_USERS: &str = "20000";
 

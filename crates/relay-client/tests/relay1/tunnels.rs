@@ -85,8 +85,8 @@ async fn users_who_come_at_once_are_claimed_over_resumed_sessions() {
         client.says("hello").await;
         client.hears("hello").await;
     }
-    let tickets: String = (0..USERS).map(|user| format!("THEN{user}\n")).collect();
-    control.says(&tickets).await;
+    let tickets: Vec<_> = (0..USERS).map(|user| format!("THEN{user}\n")).collect();
+    control.says(&tickets.concat()).await;
     for _ in 0..USERS {
         dial_back(&stage).await;
     }
