@@ -18,7 +18,9 @@ use rustls::client::{ClientConfig, Resumption, WantsClientCert};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, ConfigBuilder, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, CipherSuite, ConfigBuilder, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
+};
 use sessions::Sessions;
 
 /// What clients offer as their protocol (ALPN, RFC 7301).
@@ -65,7 +67,7 @@ impl Tls {
     /// # Errors
     /// A file cannot be used, or the system trusts nobody: the caller's to mend.
     pub fn new(trust: Trust, client: Option<&ClientCertificate>) -> Result<Self, TlsSetupError> {
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(TlsSetupError::Library)?;
@@ -127,6 +129,14 @@ impl Tls {
         };
         name.try_into().ok()
     }
+}
+
+/// AES-128 goes first: nobody can tell it from AES-256 by what it keeps secret today, and it costs a quarter less.
+fn provider() -> CryptoProvider {
+    let mut provider = ring::default_provider();
+    // The order of the others stays.
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
 }
 
 impl fmt::Debug for Tls {

@@ -242,7 +242,7 @@ impl Ports {
         let chosen = match ask {
             Ask::Demand(port) | Ask::Wish(port) if asker.may.contains(port) => match held.get(&port) {
                 None => Ok(Some(port)),
-                Some(hold) if hold.is_of(owner) => match &hold.state {
+                Some(own) if own.is_of(owner) => match &own.state {
                     State::KeptUntil(_) => Ok(Some(port)),
                     State::Used(standing) => Err(NoPort::Contested(port, standing.clone())),
                 },
@@ -270,8 +270,8 @@ impl Ports {
         let reserved = chosen.map(|port| {
             let standing = Arc::new(Standing::default());
             let (owner, service) = (asker.owner.clone(), asker.service.clone());
-            let hold = Hold { owner: owner.clone(), service: service.clone(), state: State::Used(standing.clone()) };
-            let before = held.insert(port, hold).and_then(|hold| hold.kept_until());
+            let used = Hold { owner: owner.clone(), service: service.clone(), state: State::Used(standing.clone()) };
+            let before = held.insert(port, used).and_then(|before| before.kept_until());
             let after = before.map_or(After::Free, After::KeptUntil);
             ReservedPort { ports: self.clone(), port, standing, owner, service, after }
         });
