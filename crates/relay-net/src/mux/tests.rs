@@ -278,10 +278,11 @@ async fn the_memory_of_a_link_is_bounded() {
     }
 }
 
-/// Two links fill what both may hold together: one of the two users who never read is reset, and all others go on.
+/// Two links fill what both may hold together, half a window each at least: a user who never reads is reset, and who
+/// reads goes on.
 #[tokio::test]
 async fn the_memory_of_all_links_is_bounded() {
-    let budget = Arc::new(yamux::Budget::new(400_000));
+    let budget = Arc::new(yamux::Budget::new(200_000));
     let session = yamux::Config { budget: Some(budget.clone()), ..yamux::Config::default() };
     let config = Config { session, ..Config::default() };
     let paths = [
@@ -303,13 +304,12 @@ async fn the_memory_of_all_links_is_bounded() {
     }
     let reset = timeout(PATIENCE, floods.join_next()).await.expect("nobody was reset").unwrap().unwrap();
     assert_eq!(reset.0, End::CrowdedOut);
-    assert!(budget.held() <= 400_000);
+    assert!(budget.held() <= 200_000);
     for path in &paths {
         let (user, service, pipes) = path.connect(HALF_CLOSED_IDLE).await;
         exchange(user, service, 10_000).await;
         assert_eq!(pipes.await.unwrap(), (End::Done, End::Done));
     }
-    assert!(budget.held() > 0, "the other user still waits");
     drop((paths, users));
     floods.shutdown().await;
 }
@@ -349,6 +349,11 @@ async fn an_abort_amid_bytes_is_never_an_end_on_the_link() {
         tokio::spawn(async move {
             stream.pipe(Socket::from(at_relay), Side::User, &Moved::default(), HALF_CLOSED_IDLE).await
         });
+        // Of a stream that ends before its SYN is written, the peer never hears.
+        let mut frame = [0; 12];
+        while frame[4..8] != id {
+            frames.read_exact(&mut frame).await.unwrap();
+        }
         let mut flood = [[0, 1, 0, 2], id, [0; 4]].concat();
         for _ in 0..100 {
             flood.extend([[0; 4], id, 1000_u32.to_be_bytes()].concat());
@@ -362,7 +367,6 @@ async fn an_abort_amid_bytes_is_never_an_end_on_the_link() {
         let (sent, ()) = tokio::join!(answers.write_all(&flood), abort);
         sent.unwrap();
         let reset = timeout(PATIENCE, async {
-            let mut frame = [0; 12];
             loop {
                 frames.read_exact(&mut frame).await.unwrap();
                 if frame[4..8] == id && frame[3] & 0b1100 != 0 {

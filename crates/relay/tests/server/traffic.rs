@@ -92,7 +92,7 @@ async fn the_bandwidth_of_an_identity_goes_before_that_of_all() {
 #[tokio::test]
 async fn what_all_links_hold_is_bounded_and_the_log_says_who_was_reset() {
     let log = Log::of_all();
-    let relay = Relay::start(Limits { memory: 1_000_000, ..Limits::default() }).await;
+    let relay = Relay::start(Limits { memory: 100_000, ..Limits::default() }).await;
     let mut floods = JoinSet::new();
     let mut users = Vec::new();
     for _ in 0..2 {
