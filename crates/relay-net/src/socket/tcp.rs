@@ -53,7 +53,7 @@ pub fn watch_closely(stream: &TcpStream) -> io::Result<()> {
 
 /// For connections that carry a user's bytes: the peer may stop reading for as long as it likes. One that is
 /// gone is noticed after 2 minutes of silence, or when the kernel gives up to send what is in flight. Connections
-/// that were [accepted](accept) have it already; it takes [`watch_always_reading`] back.
+/// that were [accepted](super::accept) have it already; it takes [`watch_always_reading`] back.
 pub fn watch_carrying(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     set_user_timeout(&socket, None)?;
@@ -112,7 +112,7 @@ pub async fn connect_to_speak(address: SocketAddr) -> io::Result<TcpStream> {
     connected(socket.connect(address).await?, address)
 }
 
-/// Prepares a listener, made by whomever, for clients: what it [accepts](accept) is ready to carry bytes, and saves
+/// Prepares a listener, made by whomever, for clients: what it [accepts](super::accept) is ready to carry bytes, and saves
 /// acknowledgements where bytes that follow can carry them. Not for users: one that sends a little and then a little
 /// more, with Nagle's delay, would wait some 40 ms between.
 pub fn expect_clients(listener: &TcpListener) {

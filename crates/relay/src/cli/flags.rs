@@ -32,7 +32,8 @@ state, a folder with a certificate and a list of identities.
 Example: relay server
          relay server --listen 0.0.0.0:7000 --ports 8000-8999")]
 pub struct ServerFlags {
-    /// Where clients connect [default: [::]:7000]
+    /// Where clients connect.
+    #[arg(help = "Where clients connect [default: [::]:7000]")]
     #[arg(long, value_name = "ADDR:PORT", env = "RELAY_LISTEN", hide_env = true, value_parser = values::listen_address)]
     pub listen: Option<SocketAddr>,
     /// Public ports [default: 1000 above the control port]
@@ -60,7 +61,8 @@ pub struct ForwardFlags {
     /// Where the service listens: PORT, HOST:PORT or unix:PATH
     #[arg(value_parser = Quiet(service))]
     pub service: Option<Service>,
-    /// An invite, `tls://HOST[:PORT]`, or HOST[:PORT] for plain text
+    /// The relay.
+    #[arg(help = "An invite, tls://HOST[:PORT], or HOST[:PORT] for plain text")]
     #[arg(value_parser = Quiet(relay))]
     pub relay: Option<Relay>,
     /// How users come: multiplex (default), pool or event
