@@ -282,6 +282,22 @@ async fn an_older_link_that_answers_keeps_its_port_and_a_silent_one_does_not() {
 }
 
 #[tokio::test]
+async fn a_service_that_is_started_anew_gets_its_port_back() {
+    let secure = Secure::start([laptop()]).await;
+    let (web, web_port) = secure.event("laptop", " service=web").await;
+    let (ssh, ssh_port) = secure.event("laptop", " service=ssh").await;
+    drop((web, ssh));
+    freed(web_port).await;
+    freed(ssh_port).await;
+    let (_ssh, again) = secure.event("laptop", " service=ssh").await;
+    assert_eq!(again, ssh_port);
+    let (_other, other) = secure.event("laptop", "").await;
+    assert!(other != web_port && other != ssh_port);
+    let (_web, again) = secure.event("laptop", " service=web").await;
+    assert_eq!(again, web_port);
+}
+
+#[tokio::test]
 async fn an_identity_has_so_many_tunnels() {
     let secure = Secure::start([identity("laptop", Rights { max_tunnels: 2, ..Rights::default() })]).await;
     let (_first, _) = secure.event("laptop", "").await;
