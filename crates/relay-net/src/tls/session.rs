@@ -282,8 +282,12 @@ impl Session {
     pub(super) fn receive(&mut self, tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
         CIPHERTEXT_IN.with_borrow_mut(|input| {
             let kept = self.incoming.len();
-            // No more than the reader has room for, except to complete a record.
-            let most = buffer.len().max(kept + RECORD_MOST).min(input.len());
+            let most = match self.hello {
+                // A stranger's first word is one record: real ones have 2 KiB, and a thousand may be begun at a time.
+                Some(_) => RECORD_MOST,
+                // No more than the reader has room for, except to complete a record.
+                None => buffer.len().max(kept + RECORD_MOST).min(input.len()),
+            };
             if kept == most {
                 self.fail(TlsError::Peer(InvalidMessage::HandshakePayloadTooLarge.into()));
                 return Ok(0);
