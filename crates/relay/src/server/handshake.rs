@@ -136,6 +136,8 @@ impl Refused {
             Self::NoTicket => say(Code::Gone, "that user does not wait any more"),
             Self::NoPool => say(Code::Gone, "that pool does not exist any more"),
             Self::PoolFull => say(Code::Busy, "that pool has too many idle members"),
+            // What the state's files are called is nobody's business.
+            Self::NoTunnel(NoTunnel::NotWritten(_)) => say(Code::NoPort, "the relay cannot write its state"),
             Self::NoTunnel(error) => Some(Refusal::new(error.code(), error)),
             Self::Stopping => say(Code::Stopping, "the relay is stopping"),
         }
@@ -301,7 +303,10 @@ impl Newcomer {
     /// Who wants a new tunnel.
     fn client(&self, relay: &Relay) -> Result<Client, Refused> {
         if let Some(client) = &self.client {
-            return Ok(client.clone());
+            // It may have been revoked since it proved itself.
+            let cut = client.account().filter(|account| account.cut.is_cancelled());
+            let gone = cut.map(|account| Refused::Denied(Denied::Revoked, Some(account.identity.name.clone())));
+            return gone.map_or_else(|| Ok(client.clone()), Err);
         }
         let by_certificate = self.certificate.map(|hash| relay.config.identities.by_certificate(&hash));
         match by_certificate {

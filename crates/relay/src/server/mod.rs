@@ -234,6 +234,8 @@ impl Server {
 /// What all tasks of one server share.
 struct Relay {
     config: Config,
+    /// Never a public port.
+    control_port: u16,
     /// All ports that tunnels get.
     range: PortSet,
     ports: Ports,
@@ -282,6 +284,7 @@ impl Relay {
             exempt: limits.exempt.clone(),
         };
         Ok(Self {
+            control_port: control.port(),
             range: config.ports.set(control.port()),
             ports: Ports::new(kept),
             tickets: Names::default(),
@@ -316,7 +319,7 @@ impl Relay {
     fn asker(&self, client: &Client, options: &Options) -> Asker {
         let Config { anonymous, identities, .. } = &self.config;
         let service = options.service.clone();
-        match client.account() {
+        let mut asker = match client.account() {
             Some(account) if anonymous.anyone() => account.asker(service, self.range.lower_half()),
             Some(account) => account.asker(service, self.range.clone()),
             None => {
@@ -324,7 +327,9 @@ impl Relay {
                     anonymous.ports.map_or_else(|| self.range.clone(), |(first, last)| PortSet::range(first, last));
                 Asker { owner: None, service, may: identities.ports_for_anonymous(&all) }
             }
-        }
+        };
+        asker.may = asker.may.without(self.control_port, self.control_port);
+        asker
     }
 
     fn greet(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
@@ -376,7 +381,10 @@ impl Relay {
         let relay = self.clone();
         self.tasks.spawn(async move {
             if let Err(error) = relay.write_reservations().await {
-                warn!("the reserved ports cannot be written down: {error}");
+                const WHAT: &str = "the reserved ports cannot be written down";
+                if lock(&relay.repeats).note((WHAT, 0), Instant::now()).is_some() {
+                    warn!("{WHAT}: {error}");
+                }
             }
         });
     }

@@ -254,15 +254,12 @@ impl Ports {
         };
         let chosen = chosen.and_then(|chosen| {
             let own_already = chosen.is_some_and(|port| held.get(&port).is_some_and(|hold| hold.is_of(owner)));
+            // What is kept counts, too: given to another service, it would swap their users.
             if let Some(Owner { most, .. }) = owner
                 && !own_already
                 && held.values().filter(|hold| hold.is_of(owner)).count() >= *most
             {
-                // A port that nobody uses is no reason to refuse its own identity.
-                let kept = held.iter().filter(|(_, hold)| hold.is_of(owner));
-                let kept = kept.filter_map(|(&port, hold)| hold.kept_until().map(|until| (until, port)));
-                let (_, oldest) = kept.min().ok_or(NoPort::TooMany(*most))?;
-                held.remove(&oldest);
+                return Err(NoPort::TooMany(*most));
             }
             let from = if let Ask::Any(from) | Ask::Other(from) = ask { from } else { 0 };
             chosen.or_else(|| asker.may.first_free(from, &held)).ok_or(NoPort::AllTaken)
@@ -447,14 +444,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_kept_counts_and_gives_way_to_its_own_identity() {
+    async fn what_is_kept_counts_and_is_nobody_elses() {
         let ports = Ports::new([]);
         let laptop = identity("laptop", 2);
-        drop(open(&ports, &laptop, Ask::Any(0)));
+        let (web, ssh) = (for_service(&laptop, "web"), for_service(&laptop, "ssh"));
+        drop(open(&ports, &web, Ask::Any(0)));
         let _second = open(&ports, &laptop, Ask::Any(0));
-        let third = open(&ports, &laptop, Ask::Any(0));
-        assert_eq!(third.number(), 7001, "the port kept longest is given up");
-        assert!(matches!(ports.reserve(&laptop, Ask::Any(0)), Err(NoPort::TooMany(2))));
+        assert!(matches!(ports.reserve(&ssh, Ask::Any(0)), Err(NoPort::TooMany(2))));
+        assert_eq!(open(&ports, &web, Ask::Any(0)).number(), 7001);
+        tokio::time::advance(KEPT_FOR).await;
+        assert_eq!(open(&ports, &ssh, Ask::Any(0)).number(), 7001);
     }
 
     #[tokio::test(start_paused = true)]

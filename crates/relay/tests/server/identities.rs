@@ -157,6 +157,31 @@ async fn a_revoked_identity_is_gone_within_moments() {
 }
 
 #[tokio::test]
+async fn who_is_revoked_between_proof_and_request_opens_nothing() {
+    let secure = Secure::start([laptop()]).await;
+    let line = secure.prove("laptop", "laptop", "").await;
+    line.expect("ok").await;
+    secure.identities.revoke(&"laptop".parse().unwrap()).unwrap();
+    line.send("multiplex\n").await;
+    line.refused("revoked").await;
+}
+
+#[tokio::test]
+async fn the_control_port_is_no_public_port() {
+    let own = |port| identity("laptop", Rights { ports: Some((port, port)), ..Rights::default() });
+    let secure = Secure::configured([], |config| config.public_address = [127, 0, 0, 2].into()).await;
+    let control = secure.relay.control.port();
+    secure.identities.put(own(control));
+    for (lines, code) in
+        [(format!("event port={control}\nnew\n"), "port-not-allowed"), ("event\nnew\n".into(), "no-port")]
+    {
+        let line = secure.prove("laptop", "laptop", &lines).await;
+        line.expect("ok").await;
+        line.refused(code).await;
+    }
+}
+
+#[tokio::test]
 async fn a_new_token_ends_what_the_old_one_began() {
     let secure = Secure::start([laptop()]).await;
     let (control, _) = secure.event("laptop", "").await;
