@@ -186,7 +186,10 @@ impl Generation {
         let mut config =
             config.with_client_cert_verifier(Arc::new(AnyClient(provider))).with_cert_resolver(certificates.clone());
         config.alpn_protocols = vec![ALPN.to_vec()];
-        config.ticketer = ring::Ticketer::new().unwrap_or_else(|error| unreachable!("no randomness: {error}"));
+        // Without randomness for its keys there are no tickets, and sessions are not resumed.
+        if let Ok(ticketer) = ring::Ticketer::new() {
+            config.ticketer = ticketer;
+        }
         // One for a dial-back of now, one for the next.
         config.send_tls13_tickets = 2;
         Ok(Self { config: Arc::new(config), certificates })
