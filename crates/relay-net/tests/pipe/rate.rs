@@ -20,27 +20,9 @@ fn bucket(rate: u64) -> Arc<Bucket> {
 async fn the_rate_is_kept_and_reached() {
     // Of the second, what may go in its turn is large enough to be spliced.
     for (rate, up, down) in [(1_000_000, 1_000_000, 0), (20_000_000, 10_000_000, 10_000_000)] {
-        let mut rig = rig(&bucket(rate)).await;
+        let rig = rig(&bucket(rate)).await;
         let start = Instant::now();
-        let (mut user_in, mut user_out) = rig.user.split();
-        let (mut service_in, mut service_out) = rig.service.split();
-        let (to_service, to_user) = (pattern(1, 0, up), pattern(2, 0, down));
-        let (mut at_service, mut at_user) = (Vec::new(), Vec::new());
-        let (a, b, c, d) = tokio::join!(
-            async {
-                user_out.write_all(&to_service).await?;
-                user_out.shutdown().await
-            },
-            async {
-                service_out.write_all(&to_user).await?;
-                service_out.shutdown().await
-            },
-            user_in.read_to_end(&mut at_user),
-            service_in.read_to_end(&mut at_service),
-        );
-        assert!(a.is_ok() && b.is_ok() && c.is_ok() && d.is_ok());
-        assert!(at_service == to_service && at_user == to_user);
-        assert_eq!(end(rig.pipe).await, End::Done);
+        rig.exchange(up, down).await;
         let time = start.elapsed();
         assert!((Duration::from_millis(600)..Duration::from_secs(3)).contains(&time), "{time:?}");
     }

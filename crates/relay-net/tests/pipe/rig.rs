@@ -28,6 +28,32 @@ pub(crate) struct Rig {
     pub(crate) pipe: JoinHandle<End>,
 }
 
+impl Rig {
+    /// So many bytes go each way at once, then both ends; all arrives.
+    pub(crate) async fn exchange(self, up: usize, down: usize) -> Arc<Moved> {
+        let (mut user_in, mut user_out) = self.user.into_split();
+        let (mut service_in, mut service_out) = self.service.into_split();
+        let (to_service, to_user) = (pattern(1, 0, up), pattern(2, 0, down));
+        let (mut at_service, mut at_user) = (Vec::new(), Vec::new());
+        let (a, b, c, d) = tokio::join!(
+            async {
+                user_out.write_all(&to_service).await?;
+                user_out.shutdown().await
+            },
+            async {
+                service_out.write_all(&to_user).await?;
+                service_out.shutdown().await
+            },
+            user_in.read_to_end(&mut at_user),
+            service_in.read_to_end(&mut at_service),
+        );
+        assert!(a.is_ok() && b.is_ok() && c.is_ok() && d.is_ok());
+        assert!(at_service == to_service && at_user == to_user);
+        assert_eq!(end(self.pipe).await, End::Done);
+        self.moved
+    }
+}
+
 /// What may differ from one rig to the next.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
