@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod conformance;
 pub mod demo;
 pub mod forward;
 pub mod identity;
