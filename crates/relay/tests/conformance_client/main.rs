@@ -6,10 +6,16 @@
 
 mod client;
 mod fault;
+mod implementations;
 mod link;
+mod rust_yamux;
 mod service;
+#[path = "../support/mod.rs"]
+mod support;
+mod table;
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use fault::{FAULTS, Fault};
 use relay::conformance::client::{Client, Start, checks};
@@ -24,13 +30,25 @@ async fn tried(protocol: Protocol, fault: Fault, only: Option<&str>) -> Report {
     let start = Start::Task(client::play(protocol, fault));
     let client = Client::new(protocol, "127.0.0.1:0".parse().unwrap(), start).await.unwrap();
     client.meet().await;
-    let checks = checks(protocol).filter(|check| only.is_none_or(|only| check.name == only));
+    let checks: Vec<_> = checks(protocol).filter(|check| only.is_none_or(|only| check.name == only)).collect();
     conformance::run(&client, checks, |_| Ok(())).await.unwrap()
 }
 
 fn all_hold(what: &str, report: &Report) {
     for row in &report.rows {
         assert_eq!(row.outcome, Outcome::Holds, "{what}: {row}");
+    }
+}
+
+/// Our own program, as somebody would try it: with its exit code.
+#[test]
+fn our_forwarder_passes() {
+    for mode in support::MODES {
+        let mut kit = Command::new(support::RELAY);
+        kit.args(["conformance", "client", "--mode", mode, "--", support::RELAY, "forward", "{echo}", "{host}:{port}"]);
+        let output = kit.args(["--mode", mode]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && !said.contains("FAILS"), "{mode}: {}\n{said}", output.status);
     }
 }
 
