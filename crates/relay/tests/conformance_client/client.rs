@@ -269,6 +269,8 @@ impl Lines {
 
     /// Waits for at least a byte.
     async fn more(&mut self) -> io::Result<()> {
+        // All of a segment.
+        self.ahead.reserve(16 * 1024);
         match self.socket.read_buf(&mut self.ahead).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),

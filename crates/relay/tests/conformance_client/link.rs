@@ -77,6 +77,7 @@ impl Client {
                     input = &[];
                 }
                 unread = input.to_vec();
+                unread.reserve(16 * 1024);
                 if !matches!(from.read_buf(&mut unread).await, Ok(1..)) {
                     return;
                 }

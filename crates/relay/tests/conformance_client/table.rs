@@ -8,7 +8,6 @@ use std::fmt::Write;
 
 use relay::conformance::client::{Client, checks};
 use relay::conformance::{self, Outcome, Report};
-use relay_client::Protocol;
 use tokio::task::JoinSet;
 
 use crate::PROTOCOLS;

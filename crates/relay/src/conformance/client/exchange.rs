@@ -2,7 +2,6 @@
 
 use super::subject::{Arrival, Client, GREETING, GREETS, Greeting, RECONNECTS, send_sliced};
 use super::tunnel::Tunnel;
-use super::user::User;
 use crate::conformance::peer::Peer;
 use crate::conformance::{Check, Subject, Verdict, check};
 
@@ -139,6 +138,5 @@ async fn served_bare(client: &Client) -> Verdict {
     if request.greeted {
         return Err("the client greets an old relay once more, rather than go on without".into());
     }
-    let user: User = client.answer(peer, &request).await?.user().await?;
-    user.is_served("hello").await
+    client.answer(peer, &request).await?.user().await?.is_served("hello").await
 }

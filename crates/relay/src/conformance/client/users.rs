@@ -64,7 +64,8 @@ async fn mebibyte(client: &Client) -> Verdict {
 }
 
 async fn half_close(client: &Client) -> Verdict {
-    let user = client.tunnel().await?.user().await?;
+    let mut tunnel = client.tunnel().await?;
+    let user = tunnel.user().await?;
     let bytes = pattern(2, 100 * KIB);
     let sends = async {
         user.send(&bytes).await?;
