@@ -80,13 +80,13 @@ pub struct Check<S> {
 
 /// A [`Check`] by its async function: `check!("name", "section", "why", function)`, with `needs "word"` behind if so.
 macro_rules! check {
-    ($name:literal, $section:literal, $why:literal, $run:path) => {
+    ($name:literal, $section:expr, $why:literal, $run:path) => {
         check!(@ $name, $section, $why, None, $run)
     };
-    ($name:literal, $section:literal, $why:literal, $run:path, needs $word:expr) => {
+    ($name:literal, $section:expr, $why:literal, $run:path, needs $word:expr) => {
         check!(@ $name, $section, $why, Some($word), $run)
     };
-    (@ $name:literal, $section:literal, $why:literal, $needs:expr, $run:path) => {
+    (@ $name:literal, $section:expr, $why:literal, $needs:expr, $run:path) => {
         $crate::conformance::Check {
             name: $name,
             section: $section,

@@ -43,6 +43,11 @@ impl Session {
         Self { peer, credit: HashMap::new(), parts: VecDeque::new() }
     }
 
+    /// How many bytes may still be sent on the stream, as far as frames have been read.
+    pub fn credit(&self, stream: u32) -> u64 {
+        self.credit.get(&stream).copied().unwrap_or(INITIAL_WINDOW.into())
+    }
+
     /// Sends a frame without payload.
     ///
     /// # Errors

@@ -3,13 +3,18 @@
 use relay_proto::yamux::{Flags, Kind};
 
 use super::Relay;
+use super::extensions::free_port;
 use crate::conformance::peer::{End, Peer};
 use crate::conformance::session::Session;
 use crate::conformance::transcript::{self, Step, What, Words};
 use crate::conformance::{Seen, Verdict};
 
-/// The proof of the transcripts that go over TLS.
-const WRITTEN_PROOF: &str = "7q5Z0qOFtaRlIcYzeBCvpU6e3oxiB8vpWOzxnbY3t2Y";
+/// The proofs of the transcripts, over TLS and in plain text.
+const WRITTEN_PROOFS: [&str; 2] =
+    ["7q5Z0qOFtaRlIcYzeBCvpU6e3oxiB8vpWOzxnbY3t2Y", "7rxcBvGNZF-S-_hoIwlydupbDUFTivceqAV0R9p3ZTM"];
+
+/// The seal of the transcripts, with the count 1.
+const WRITTEN_SEAL: &str = "cDsvKxjJl7GDPHjcQ7_x5ox1QhgTSz8HKOBC7zj6p4M";
 
 pub(super) async fn multiplex(relay: &Relay) -> Verdict {
     play(relay, transcript::MULTIPLEX, 0, Words::default()).await
@@ -23,15 +28,66 @@ pub(super) async fn event(relay: &Relay) -> Verdict {
     play(relay, transcript::EVENT, 0, Words::default()).await
 }
 
-/// Plays one conversation of a transcript.
-async fn play(relay: &Relay, text: &str, conversation: usize, words: Words) -> Verdict {
+pub(super) async fn pool_port(relay: &Relay) -> Verdict {
+    play(relay, transcript::POOL_PORT, 0, demanding(relay).await?).await
+}
+
+pub(super) async fn unsupported(relay: &Relay) -> Verdict {
+    play(relay, transcript::ERRORS, 0, Words::default()).await
+}
+
+pub(super) async fn stranger(relay: &Relay) -> Verdict {
+    play(relay, transcript::ERRORS, 1, Words::default()).await
+}
+
+pub(super) async fn wrong_proof(relay: &Relay) -> Verdict {
+    play(relay, transcript::ERRORS, 2, Words::default()).await
+}
+
+pub(super) async fn forbidden_port(relay: &Relay) -> Verdict {
+    let mut words = Words::default();
+    // No client may have that one.
+    words.bind("22", relay.at.port().to_string());
+    play(relay, transcript::ERRORS, 3, words).await
+}
+
+pub(super) async fn identity(relay: &Relay) -> Verdict {
+    play(relay, transcript::IDENTITY, 0, demanding(relay).await?).await
+}
+
+pub(super) async fn event_identity(relay: &Relay) -> Verdict {
+    play(relay, transcript::EVENT_IDENTITY, 0, Words::default()).await
+}
+
+pub(super) async fn event_sealed(relay: &Relay) -> Verdict {
+    let relay = relay.in_plain_text();
+    play(&relay, transcript::EVENT_SEALED, 0, Words::default()).await
+}
+
+/// For the port that transcripts demand one that can be had.
+async fn demanding(relay: &Relay) -> Verdict<Words> {
+    let mut words = Words::default();
+    words.bind("16379", free_port(relay).await?.to_string());
+    Ok(words)
+}
+
+/// Plays one conversation of a transcript. What asks for a tunnel without proving an identity is played behind the
+/// proof, if there is an invite.
+async fn play(relay: &Relay, text: &str, conversation: usize, mut words: Words) -> Verdict {
     let steps = transcript::conversations(text).nth(conversation).unwrap_or_default();
-    let greets = steps.first().is_some_and(|step| step.what == What::Client("relay/1"));
-    let first = if greets { relay.dial("the client").await? } else { relay.entered("the client").await? };
+    let says =
+        |wanted: &str| steps.iter().any(|step| matches!(step.what, What::Client(line) if line.starts_with(wanted)));
+    let is_refused = steps.iter().any(|step| matches!(step.what, What::Relay(line) if line.starts_with("error ")));
+    let enters = relay.identity.is_some() && !says("auth ") && !is_refused;
+    let greeted = usize::from(enters && says("relay/1")) * 2;
+    let first = if enters { relay.entered("the client").await? } else { relay.dial("the client").await? };
+    if let Some((name, _)) = &relay.identity {
+        words.bind("laptop", name.to_string());
+    }
     let first = Session::new(first);
-    let mut play = Play { relay, words, first, carries: Carries::Lines, second: None, user: None };
-    for step in steps {
-        play.step(step).await?;
+    let mut play = Play { relay, words, first, carries: Carries::Lines, nonce: None, second: None, user: None };
+    for step in &steps[greeted..] {
+        play.step(*step).await?;
     }
     Ok(())
 }
@@ -43,6 +99,8 @@ struct Play<'a> {
     /// The first connection, which its lines may make a link, and what it carries at the time.
     first: Session,
     carries: Carries,
+    /// What the relay asked for a proof with.
+    nonce: Option<String>,
     second: Option<Peer>,
     user: Option<Peer>,
 }
@@ -136,8 +194,12 @@ impl Play<'_> {
             Carries::Lines => {
                 let heard = peer.line().await?;
                 self.words.take(line, &heard).map_err(|seen| peer.seen(seen))?;
-                if transcript::is_nonce(line) && self.relay.identity.is_some() {
-                    self.words.bind(WRITTEN_PROOF, self.relay.proof(peer, &heard)?);
+                if transcript::is_nonce(line) {
+                    let proof = self.relay.proof(peer, &heard)?;
+                    WRITTEN_PROOFS.iter().for_each(|written| self.words.bind(written, &proof));
+                    self.nonce = Some(heard);
+                } else if let Some(nonce) = self.nonce.as_ref().filter(|_| transcript::is_id(line)) {
+                    self.words.bind(WRITTEN_SEAL, self.relay.seal(nonce, &heard, 1)?);
                 }
                 Ok(())
             }
