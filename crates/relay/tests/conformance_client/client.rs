@@ -237,7 +237,7 @@ impl Client {
             }
         };
         tokio::select! {
-            () = self.serve(came, Out::Socket(to), addressed) => {}
+            () = self.serve(came, Out::Socket(Some(to)), addressed) => {}
             () = reads => {}
         }
     }

@@ -75,7 +75,7 @@ pub(crate) const FAULTS: &[(&str, Fault, &str)] = &[
     ("frames of streams that are not open", Fault::EndsWithUnknownStreams, "the link"),
     ("a second FIN", Fault::EndsWithASecondFin, "the link"),
     ("data behind a FIN", Fault::EndsWithDataBehindAFin, "the link"),
-    ("stream ids that wrap", Fault::WantsGrowingIds, "stream 1: reset"),
+    ("stream ids that wrap", Fault::WantsGrowingIds, "reset after 0"),
     ("a flood of pings", Fault::EndsWithManyPings, "the link"),
     ("a flood of users who leave at once", Fault::KeepsWhatHasLeft, "the next user"),
     ("a flood of empty frames", Fault::EndsWithEmptyFrames, "the link"),

@@ -27,13 +27,13 @@ pub(crate) const ALL: &[Implementation] = &[
         name: "hashicorp/yamux 2016",
         protocol: Protocol::Multiplex,
         start: || go(OLD, "client"),
-        fails: &[],
+        fails: SECOND_FIN,
     },
     Implementation {
         name: "hashicorp/yamux 0.1.2",
         protocol: Protocol::Multiplex,
         start: || go(NEW, "server"),
-        fails: &[],
+        fails: SECOND_FIN,
     },
     Implementation {
         name: "libp2p yamux 0.14",
@@ -57,6 +57,8 @@ pub(crate) const ALL: &[Implementation] = &[
         fails: &[],
     },
 ];
+
+const SECOND_FIN: &[(&str, &str)] = &[("a second FIN", "the session ends")];
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 

@@ -92,7 +92,7 @@ impl Client {
 
 fn next_frame<'a>(input: &mut &'a [u8]) -> Option<(Header, &'a [u8])> {
     let (bytes, rest) = input.split_first_chunk::<HEADER_LEN>()?;
-    let header = Header::decode(*bytes).unwrap();
+    let header = Header::decode(*bytes).ok()?;
     let length = if header.kind == Kind::Data { header.length as usize } else { 0 };
     let (body, rest) = rest.split_at_checked(length)?;
     *input = rest;

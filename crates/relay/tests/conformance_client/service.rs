@@ -26,7 +26,8 @@ pub(crate) enum Event {
 
 /// The way to a user.
 pub(crate) enum Out {
-    Socket(OwnedWriteHalf),
+    /// None once it is to be reset.
+    Socket(Option<OwnedWriteHalf>),
     Stream { id: u32, credit: Arc<Semaphore>, frames: Frames },
 }
 
@@ -108,7 +109,7 @@ impl Client {
                     if self.has(Fault::EndsTheServiceCleanly) {
                         let _ = service.shutdown().await;
                     } else {
-                        abort(service.as_ref());
+                        abort(service);
                     }
                     return false;
                 }
@@ -122,9 +123,9 @@ impl Client {
         let mut sent = 0;
         loop {
             let read = match service.read(&mut buffer).await {
-                Ok(0) => return out.finish().await,
+                Ok(0) => return out.finish(),
                 Ok(read) => read,
-                Err(_) if self.has(Fault::EndsTheUserCleanly) => return out.finish().await,
+                Err(_) if self.has(Fault::EndsTheUserCleanly) => return out.finish(),
                 Err(_) => return out.abort(),
             };
             let mut bytes = &buffer[..read];
@@ -156,14 +157,17 @@ async fn address(came: &mut mpsc::UnboundedReceiver<Event>, out: &Out) -> Option
     }
 }
 
-fn abort(socket: &TcpStream) {
-    let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+/// Makes the socket's close a reset, and nothing come before it.
+fn abort(socket: OwnedWriteHalf) {
+    let _ = socket2::SockRef::from(socket.as_ref()).set_linger(Some(Duration::ZERO));
+    socket.forget();
 }
 
 impl Out {
     async fn send(&mut self, bytes: &[u8], whatever_is_granted: bool) -> io::Result<()> {
         let (id, credit, frames) = match self {
-            Self::Socket(socket) => return socket.write_all(bytes).await,
+            Self::Socket(Some(socket)) => return socket.write_all(bytes).await,
+            Self::Socket(None) => return Err(io::ErrorKind::BrokenPipe.into()),
             Self::Stream { id, credit, frames } => (*id, credit, frames),
         };
         let mut rest = bytes;
@@ -181,16 +185,16 @@ impl Out {
         Ok(())
     }
 
-    async fn finish(&mut self) {
+    fn finish(&mut self) {
         match self {
-            Self::Socket(socket) => drop(socket.shutdown().await),
+            Self::Socket(socket) => drop(socket.take()),
             Self::Stream { id, frames, .. } => frames.send(control(Flags::FIN, *id, 0)),
         }
     }
 
     fn abort(&mut self) {
         match self {
-            Self::Socket(socket) => abort(socket.as_ref()),
+            Self::Socket(socket) => socket.take().map_or((), abort),
             Self::Stream { id, frames, .. } => frames.send(control(Flags::RST, *id, 0)),
         }
     }

@@ -1,5 +1,7 @@
 //! What users need, however they come.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -104,16 +106,28 @@ async fn slow_user(client: &Client) -> Verdict {
     let mut tunnel = client.tunnel().await?;
     let slow = tunnel.user().await?;
     let bytes = pattern(3, MORE_THAN_FITS);
+    let sent = AtomicUsize::new(0);
+    let sends = async {
+        for piece in bytes.chunks(64 * KIB) {
+            slow.send(piece).await?;
+            sent.fetch_add(piece.len(), Ordering::Relaxed);
+        }
+        Verdict::Ok(())
+    };
     let meanwhile = async {
         // Until whatever is on the way has filled.
-        sleep(QUIET).await;
+        let mut before = usize::MAX;
+        while before != sent.load(Ordering::Relaxed) {
+            before = sent.load(Ordering::Relaxed);
+            sleep(QUIET).await;
+        }
         for seed in 4..14 {
             let others = async { tunnel.user().await?.echo(&pattern(seed, 10 * KIB)).await };
             others.await.map_err(|seen: Seen| seen.at("another user"))?;
         }
         slow.expect(&bytes).await.map_err(|seen| seen.at("when the user reads again"))
     };
-    let (sent, served) = tokio::join!(slow.send(&bytes), meanwhile);
+    let (sent, served) = tokio::join!(sends, meanwhile);
     served.and(sent)
 }
 
