@@ -73,7 +73,12 @@ impl Client {
                         break;
                     }
                 }
-                () = &mut up, if !is_up => is_up = true,
+                goes_on = &mut up, if !is_up => {
+                    is_up = true;
+                    if !goes_on {
+                        break;
+                    }
+                }
             }
         }
     }
@@ -117,16 +122,25 @@ impl Client {
         }
     }
 
-    /// From the service to the user.
-    async fn up(&self, mut service: OwnedReadHalf, out: &mut Out) {
+    /// From the service to the user. Gives whether the other direction goes on.
+    async fn up(&self, mut service: OwnedReadHalf, out: &mut Out) -> bool {
         let mut buffer = vec![0; 16 * 1024];
         let mut sent = 0;
         loop {
             let read = match service.read(&mut buffer).await {
-                Ok(0) => return out.finish(),
+                Ok(0) => {
+                    out.finish();
+                    return true;
+                }
                 Ok(read) => read,
-                Err(_) if self.has(Fault::EndsTheUserCleanly) => return out.finish(),
-                Err(_) => return out.abort(),
+                Err(_) => {
+                    if self.has(Fault::EndsTheUserCleanly) {
+                        out.finish();
+                    } else {
+                        out.abort();
+                    }
+                    return false;
+                }
             };
             let mut bytes = &buffer[..read];
             if self.has(Fault::LosesAByte) && sent < 300_000 && sent + read >= 300_000 {
@@ -135,7 +149,7 @@ impl Client {
             sent += read;
             let turn = if self.has(Fault::ServesOneAtATime) { Some(self.turn.lock().await) } else { None };
             if out.send(bytes, self.has(Fault::IgnoresTheWindow)).await.is_err() {
-                return;
+                return false;
             }
             drop(turn);
         }
