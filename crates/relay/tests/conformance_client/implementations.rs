@@ -39,9 +39,30 @@ pub(crate) const ALL: &[Implementation] = &[
         name: "libp2p yamux 0.14",
         protocol: Protocol::Multiplex,
         start: || Some(Start::Task(rust_yamux::play())),
-        fails: &[],
+        fails: &[
+            ("GoAway 0", "the session ends"),
+            ("a flood of users who leave at once", "the session ends at 512 streams"),
+        ],
     },
-    Implementation { name: "yamux-js 0.2.0", protocol: Protocol::Multiplex, start: node, fails: &[] },
+    Implementation {
+        name: "yamux-js 0.2.0",
+        protocol: Protocol::Multiplex,
+        start: node,
+        fails: &[
+            ("a MiB each way at once", CUT),
+            ("half-close", CUT),
+            ("200 users at once", CUT),
+            ("a user who does not read", CUT),
+            ("a user who aborts", CUT),
+            ("frames in single bytes", CUT),
+            ("no more than was granted", CUT),
+            ("pings under load", CUT),
+            ("GoAway 0", "loses what follows it"),
+            ("a flood of pings", CUT),
+            ("a flood of users who leave at once", CUT),
+            ("a flood of empty frames", CUT),
+        ],
+    },
     Implementation { name: "this forwarder", protocol: Protocol::Pool, start: || ours("pool"), fails: &[] },
     Implementation {
         name: "examples/python/pool.py",
@@ -58,6 +79,7 @@ pub(crate) const ALL: &[Implementation] = &[
     },
 ];
 
+const CUT: &str = "loses frames that come in pieces";
 const SECOND_FIN: &[(&str, &str)] = &[("a second FIN", "the session ends")];
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");

@@ -10,8 +10,12 @@ use super::user::{User, pattern};
 use crate::conformance::peer::{End, QUIET};
 use crate::conformance::{Check, Verdict, check};
 
-/// What a flood is: more than any table, backlog or window has room for.
-const FLOOD: u32 = 4096;
+/// What a flood of frames is: more than any backlog has room for, or one read brings.
+const FRAMES: u32 = 16 * 1024;
+
+/// What a flood of users is: more than any table of streams has room for. Behind some clients each is a connection to
+/// the service.
+const USERS: u32 = 4096;
 
 pub(super) const CHECKS: &[Check<Client>] = &[
     check!("one ACK for each stream", "6. Yamux", "A relay lets no more than 256 users wait for it.", one_ack),
@@ -116,11 +120,11 @@ async fn pong(link: &Link, value: u32) -> Verdict {
 
 async fn go_away(client: &Client) -> Verdict {
     let mut tunnel = client.tunnel().await?;
-    let user = tunnel.user().await?;
+    let User::Stream(stream) = tunnel.user().await? else { return Ok(()) };
+    let user = User::Stream(stream.clone());
     user.is_served("one").await?;
-    tunnel.link()?.raw(header(Kind::GoAway, Flags::NONE, 0, 0));
-    // Behind it the client has read the GoAway.
-    user.is_served("two").await?;
+    tunnel.link()?.raw([header(Kind::GoAway, Flags::NONE, 0, 0), stream.data(b"two")].concat());
+    user.expect(b"two").await?;
     user.is_served("three").await
 }
 
@@ -177,7 +181,7 @@ async fn flood_of_pings(client: &Client) -> Verdict {
     let user = tunnel.user().await?;
     user.is_served("one").await?;
     let link = tunnel.link()?;
-    link.raw((0..FLOOD).flat_map(|value| header(Kind::Ping, Flags::SYN, 0, value)).collect::<Vec<u8>>());
+    link.raw((0..FRAMES).flat_map(|value| header(Kind::Ping, Flags::SYN, 0, value)).collect::<Vec<u8>>());
     serves_on(&mut tunnel, &user).await
 }
 
@@ -190,7 +194,7 @@ async fn flood_of_streams(client: &Client) -> Verdict {
         let stream = link.next_stream();
         [stream.control(Flags::SYN, 0), stream.control(Flags::RST, 0)].concat()
     };
-    link.raw((0..FLOOD).flat_map(scan).collect::<Vec<u8>>());
+    link.raw((0..USERS).flat_map(scan).collect::<Vec<u8>>());
     serves_on(&mut tunnel, &user).await
 }
 
@@ -200,7 +204,7 @@ async fn flood_of_empty_frames(client: &Client) -> Verdict {
     let user = User::Stream(stream.clone());
     user.is_served("one").await?;
     let empty = frame(Flags::NONE, stream.id, b"");
-    tunnel.link()?.raw(empty.repeat(FLOOD as usize));
+    tunnel.link()?.raw(empty.repeat(FRAMES as usize));
     serves_on(&mut tunnel, &user).await
 }
 
