@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use relay::conformance::client::Start;
 use relay_client::Protocol;
@@ -94,12 +95,17 @@ fn go(version: &str, role: &str) -> Option<Start> {
 }
 
 fn node() -> Option<Start> {
+    static INSTALLED: OnceLock<bool> = OnceLock::new();
     let folder = PathBuf::from(ROOT).join("peers/node");
-    have(&["node", "npm"]).then(|| {
-        let mut install = Command::new("npm");
-        install.args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(&folder);
-        assert!(install.status().unwrap().success());
-    })?;
+    let installed = INSTALLED.get_or_init(|| {
+        have(&["node", "npm"]) && {
+            let mut install = Command::new("npm");
+            install.args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(&folder);
+            assert!(install.status().unwrap().success());
+            true
+        }
+    });
+    installed.then_some(())?;
     quietly(&["node", folder.join("service.js").to_str()?, "{host}", "{port}"])
 }
 
