@@ -86,14 +86,16 @@ impl Peer {
         }
     }
 
-    /// Sends it in two pieces, cut at that place.
+    /// Sends it in two pieces, cut at that place; in one if that is its beginning.
     ///
     /// # Errors
     /// As of [`send`](Self::send).
     pub async fn send_cut(&self, bytes: &[u8], at: usize) -> Verdict {
         let (first, second) = bytes.split_at(at);
-        self.send(first).await?;
-        sleep(PAUSE).await;
+        if !first.is_empty() {
+            self.send(first).await?;
+            sleep(PAUSE).await;
+        }
         self.send(second).await
     }
 

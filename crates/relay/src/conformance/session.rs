@@ -77,9 +77,10 @@ impl Session {
             let length = usize::try_from((*credit).min(PIECE)).unwrap_or_default().min(rest.len());
             *credit -= length as u64;
             if length == 0 {
-                let credit = self.any().await?;
-                if credit.header.kind != Kind::WindowUpdate || credit.header.stream != stream {
-                    return Err(self.peer.seen(format_args!("{:?} instead of credit", credit.header)));
+                let Frame { header, .. } = self.any().await?;
+                let is_credit = header.kind == Kind::WindowUpdate && header.flags == Flags::NONE;
+                if !is_credit && header.kind != Kind::Ping {
+                    return Err(self.peer.seen(format_args!("{header:?} instead of credit")));
                 }
                 continue;
             }

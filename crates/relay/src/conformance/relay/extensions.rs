@@ -16,7 +16,7 @@ pub(super) async fn greeting(relay: &Relay) -> Verdict {
     if words.next() != Some("relay/1") || !words.all(is_word) {
         return Err(peer.seen(format_args!("{line:?} instead of relay/1 and features")));
     }
-    // The original request may follow, and need not wait.
+    // The original's request may follow.
     let mut peer = relay.greeted("the client").await?;
     peer.send("event\nnew\n").await?;
     let port = peer.line().await?;
