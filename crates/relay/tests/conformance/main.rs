@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a failed unwrap is a failed test")]
 
+mod faults;
+mod middle;
 mod own_relay;
 mod rig;
 mod transcripts;
