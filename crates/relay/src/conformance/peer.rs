@@ -204,7 +204,7 @@ impl Peer {
 
     /// Reads more: how much, or that the far side has ended.
     async fn more(&mut self) -> Verdict<Option<usize>> {
-        let mut piece = [0; 16 * 1024];
+        let mut piece = vec![0; 16 * 1024];
         match within(self.who, self.socket.read(&mut piece)).await? {
             Ok(0) => Ok(None),
             Ok(read) => {

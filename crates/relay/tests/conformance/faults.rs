@@ -24,11 +24,26 @@ enum Kin {
     Plain,
 }
 
-/// For each check by its name a relay that breaks what it looks at.
-fn faults() -> Vec<(&'static str, Kin, Fault)> {
-    let open = |name, piece: Pieces| (name, Kin::Open, Fault { piece, ..NONE });
-    let closed = |name, piece: Pieces| (name, Kin::Closed, Fault { piece, ..NONE });
-    let chunked = |name, chunk: Chunks| (name, Kin::Open, Fault { chunk, ..NONE });
+/// A relay that breaks what the check of that name looks at.
+type Broken = (&'static str, Kin, Fault);
+
+fn open(check: &'static str, piece: Pieces) -> Broken {
+    (check, Kin::Open, Fault { piece, ..NONE })
+}
+
+fn closed(check: &'static str, piece: Pieces) -> Broken {
+    (check, Kin::Closed, Fault { piece, ..NONE })
+}
+
+fn chunked(check: &'static str, chunk: Chunks) -> Broken {
+    (check, Kin::Open, Fault { chunk, ..NONE })
+}
+
+fn faults() -> Vec<Broken> {
+    [exchange(), users(), dial_backs(), yamux(), extensions(), identities()].concat()
+}
+
+fn exchange() -> Vec<Broken> {
     vec![
         open("multiplex, as written", |memory, way, piece| greets(memory, way, piece, Purpose::Multiplex)),
         open("pool, as written", |memory, way, piece| greets(memory, way, piece, Purpose::PoolNew)),
@@ -66,6 +81,11 @@ fn faults() -> Vec<(&'static str, Kin, Fault)> {
             }
             _ => vec![piece],
         }),
+    ]
+}
+
+fn users() -> Vec<Broken> {
+    vec![
         open("the user ends first", |_, way, piece| without(way, piece, Way::ToClient, Flags::FIN)),
         open("the service ends first", |_, way, piece| without(way, piece, Way::ToRelay, Flags::FIN)),
         open("the user resets", |_, way, piece| finish_for_reset(way, piece, Way::ToClient)),
@@ -100,14 +120,19 @@ fn faults() -> Vec<(&'static str, Kin, Fault)> {
         open("a port is freed with its client", |memory, way, piece| {
             outlives(memory, way, piece, &[Purpose::Multiplex, Purpose::EventNew])
         }),
+    ]
+}
+
+fn dial_backs() -> Vec<Broken> {
+    vec![
         open("event: a ticket is good once", |memory, way, piece| match &piece {
             Piece::Line(id) if way == Way::ToRelay && memory.purpose == Purpose::DialBack => {
                 if memory.all.words.lock().unwrap().insert(id.clone()) { vec![piece] } else { memory.hang() }
             }
             _ => vec![piece],
         }),
-        open("event: unknown tickets are closed", |memory, way, piece| unknown_hangs(memory, way, piece)),
-        open("pool: unknown pools are closed", |memory, way, piece| unknown_hangs(memory, way, piece)),
+        open("event: unknown tickets are closed", unknown_hangs),
+        open("pool: unknown pools are closed", unknown_hangs),
         open("event: claimed users live on", |memory, way, piece| match piece {
             Piece::Finish if way == Way::ToRelay && memory.purpose == Purpose::EventNew => memory.die(),
             _ => vec![piece],
@@ -120,6 +145,11 @@ fn faults() -> Vec<(&'static str, Kin, Fault)> {
         open("pool: a dead member gets nobody", |memory, way, piece| {
             outlives(memory, way, piece, &[Purpose::PoolNew, Purpose::DialBack])
         }),
+    ]
+}
+
+fn yamux() -> Vec<Broken> {
+    vec![
         open("yamux: ids are odd and grow", |_, way, piece| match piece {
             Piece::Frame(mut frame) if frame.header.stream > 0 => {
                 let id = frame.header.stream;
@@ -180,6 +210,11 @@ fn faults() -> Vec<(&'static str, Kin, Fault)> {
         }),
         open("flood of pings", |memory, way, piece| flooded(memory, way, piece, Kind::Ping)),
         open("flood of streams", |memory, way, piece| flooded(memory, way, piece, Kind::WindowUpdate)),
+    ]
+}
+
+fn extensions() -> Vec<Broken> {
+    vec![
         chunked("relay/1: the greeting", |memory, way, bytes| {
             close_if(memory, way, bytes, |bytes| bytes.contains(&b'\t'))
         }),
@@ -196,6 +231,11 @@ fn faults() -> Vec<(&'static str, Kin, Fault)> {
         open("proxy: multiplex", |_, _, piece| without_option(piece, " proxy=")),
         open("proxy: pool", |_, _, piece| without_option(piece, " proxy=")),
         open("proxy: event", |_, _, piece| without_option(piece, " proxy=")),
+    ]
+}
+
+fn identities() -> Vec<Broken> {
+    vec![
         closed("identity: multiplex, as written", |_, _, piece| instead(piece, "ok", "OK")),
         closed("identity: event, as written", |_, _, piece| instead(piece, "ok", "OK")),
         ("identity: sealed, as written", Kin::Plain, Fault { piece: |_, _, piece| instead(piece, "ok", "OK"), ..NONE }),

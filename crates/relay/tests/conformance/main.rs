@@ -5,5 +5,8 @@
 mod faults;
 mod middle;
 mod own_relay;
+mod program;
 mod rig;
+#[path = "../support/mod.rs"]
+mod support;
 mod transcripts;

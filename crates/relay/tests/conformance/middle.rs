@@ -316,6 +316,6 @@ impl Memory {
             (_, Some("multiplex")) => Purpose::Multiplex,
             _ => Purpose::Unknown,
         };
-        self.said += &format!("{words}\n");
+        self.said.extend([words, "\n"]);
     }
 }

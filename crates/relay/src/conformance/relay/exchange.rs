@@ -52,8 +52,8 @@ pub(super) async fn cut(relay: &Relay) -> Verdict {
 }
 
 pub(super) async fn bytes_behind(relay: &Relay) -> Verdict {
-    let ping = Header { kind: Kind::Ping, flags: Flags::SYN, stream: 0, length: 42 }.encode();
-    let (link, _) = relay.ask("the link", [b"multiplex\n", &ping[..]].concat()).await?;
+    let asked = Header { kind: Kind::Ping, flags: Flags::SYN, stream: 0, length: 42 }.encode();
+    let (link, _) = relay.ask("the link", [b"multiplex\n", &asked[..]].concat()).await?;
     let pong = Session::new(link).next().await.map_err(|seen| seen.at("a ping behind the request"))?;
     if pong.header.kind != Kind::Ping || pong.header.length != 42 {
         return Err(format!("{:?} instead of the answer to a ping behind the request", pong.header).into());
@@ -86,7 +86,7 @@ pub(super) async fn wrong_lines(relay: &Relay) -> Verdict {
 pub(super) async fn endless_line(relay: &Relay) -> Verdict {
     let mut peer = relay.dial("the client").await?;
     // It may be closed before all has left.
-    let _ = timeout(PATIENCE, peer.socket().write_all(&[b'a'; 64 * 1024])).await;
+    let _ = timeout(PATIENCE, peer.socket().write_all(&vec![b'a'; 64 * 1024])).await;
     peer.end().await?;
     lives(relay).await
 }

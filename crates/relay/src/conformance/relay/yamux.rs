@@ -136,7 +136,7 @@ pub(super) async fn slow_user(relay: &Relay) -> Verdict {
         if link.session.credit(link.stream) < PIECE as u64 {
             break;
         }
-        link.session.data_within_window(link.stream, &[b's'; PIECE]).await?;
+        link.session.data_within_window(link.stream, &vec![b's'; PIECE]).await?;
         sent += PIECE;
     }
     if sent >= AT_MOST {
