@@ -227,8 +227,9 @@ pub enum ConformanceSubject {
 /// Try a relay
 #[derive(Clone, Debug, Args)]
 #[command(help_template = TEMPLATE, after_help = "\
-Opens tunnels there, and comes as their users. It floods, too: not for a relay
-that others are using.
+Opens some 200 tunnels there and comes as their users. It floods, too: not for
+a relay that others are using. An invite for it needs --max-tunnels 1000, since
+ports are kept for a while.
 
 Example: relay conformance relay localhost:7000")]
 pub struct ConformanceRelayFlags {

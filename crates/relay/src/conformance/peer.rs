@@ -91,14 +91,16 @@ impl Peer {
         }
     }
 
-    /// Sends it in two pieces, cut at that place.
+    /// Sends it in two pieces, cut at that place; in one if that is its beginning.
     ///
     /// # Errors
     /// As of [`send`](Self::send).
     pub async fn send_cut(&self, bytes: &[u8], at: usize) -> Verdict {
         let (first, second) = bytes.split_at(at);
-        self.send(first).await?;
-        sleep(PAUSE).await;
+        if !first.is_empty() {
+            self.send(first).await?;
+            sleep(PAUSE).await;
+        }
         self.send(second).await
     }
 
@@ -207,7 +209,7 @@ impl Peer {
 
     /// Reads more: how much, or that the far side has ended.
     async fn more(&mut self) -> Verdict<Option<usize>> {
-        let mut piece = [0; 16 * 1024];
+        let mut piece = vec![0; 16 * 1024];
         match within(self.who, self.socket.read(&mut piece)).await? {
             Ok(0) => Ok(None),
             Ok(read) => {

@@ -35,12 +35,19 @@ pub struct Session {
     credit: HashMap<u32, u64>,
     /// Parts of a frame that said several things.
     parts: VecDeque<Frame>,
+    /// The stream that all is about, if there is but one.
+    only: Option<u32>,
 }
 
 impl Session {
     /// A session whose lines have been said.
     pub fn new(peer: Peer) -> Self {
-        Self { peer, credit: HashMap::new(), parts: VecDeque::new() }
+        Self { peer, credit: HashMap::new(), parts: VecDeque::new(), only: None }
+    }
+
+    /// From now on [`next`](Self::next) passes over other streams: users come who were not asked for.
+    pub fn only(&mut self, stream: u32) {
+        self.only = Some(stream);
     }
 
     /// How many bytes may still be sent on the stream, as far as frames have been read.
@@ -77,9 +84,10 @@ impl Session {
             let length = usize::try_from((*credit).min(PIECE)).unwrap_or_default().min(rest.len());
             *credit -= length as u64;
             if length == 0 {
-                let credit = self.any().await?;
-                if credit.header.kind != Kind::WindowUpdate || credit.header.stream != stream {
-                    return Err(self.peer.seen(format_args!("{:?} instead of credit", credit.header)));
+                let Frame { header, .. } = self.any().await?;
+                let is_credit = header.kind == Kind::WindowUpdate && header.flags == Flags::NONE;
+                if !is_credit && header.kind != Kind::Ping {
+                    return Err(self.peer.seen(format_args!("{header:?} instead of credit")));
                 }
                 continue;
             }
@@ -133,10 +141,11 @@ impl Session {
     pub async fn next(&mut self) -> Verdict<Frame> {
         loop {
             let frame = self.any().await?;
-            let Header { kind, flags, .. } = frame.header;
+            let Header { kind, flags, stream, .. } = frame.header;
             match kind {
                 Kind::Data | Kind::WindowUpdate if flags == Flags::NONE && frame.body.is_empty() => {}
                 Kind::Ping if flags.has(Flags::SYN) => {}
+                Kind::Data | Kind::WindowUpdate if self.only.is_some_and(|only| only != stream) => {}
                 _ => return Ok(frame),
             }
         }

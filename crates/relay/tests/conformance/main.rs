@@ -2,6 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a failed unwrap is a failed test")]
 
+mod faults;
+mod middle;
 mod own_relay;
+mod program;
 mod rig;
+#[path = "../support/mod.rs"]
+mod support;
 mod transcripts;

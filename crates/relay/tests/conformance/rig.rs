@@ -36,7 +36,7 @@ impl Own {
 
     /// One that serves everyone.
     pub(crate) async fn open() -> Self {
-        Self::start(config()).await
+        Self::start(config(60)).await
     }
 
     /// One that serves `laptop` alone.
@@ -46,7 +46,8 @@ impl Own {
             name: "laptop".parse().unwrap(),
             verifier: Some(token().verifier()),
             certificate: None,
-            rights: Rights::default(),
+            // Ports that were its own count for as long as they are kept.
+            rights: Rights { max_tunnels: 1000, ..Rights::default() },
             revoked: false,
         };
         let config = Config {
@@ -54,13 +55,14 @@ impl Own {
             tls: Some(Arc::new(Tls::new(tls).unwrap())),
             identities: Identities::new([laptop]),
             plain_text,
-            ..config()
+            // Each that was used is kept for a while.
+            ..config(400)
         };
         Self::start(config).await
     }
 }
 
-fn config() -> Config {
+fn config(ports: u16) -> Config {
     let limits = Limits {
         // It is waited for; loopback needs a fraction of it.
         handshake: Duration::from_secs(3),
@@ -68,18 +70,20 @@ fn config() -> Config {
         pool_grace: Duration::from_millis(300),
         ..Limits::default()
     };
-    Config { ports: own_ports(), public_address: [127, 0, 0, 1].into(), limits, ..Config::default() }
+    Config { ports: own_ports(ports), public_address: [127, 0, 0, 1].into(), limits, ..Config::default() }
 }
 
-/// Ports that no other test is given, above those of outgoing connections: a port that was freed stays free.
-fn own_ports() -> PortRange {
+/// So many ports that no other test is given, above those of outgoing connections: a port that was freed stays free.
+fn own_ports(count: u16) -> PortRange {
     const FIRST: u16 = 61_000;
-    const EACH: u16 = 60;
-    const BLOCKS: u16 = (u16::MAX - FIRST) / EACH;
+    const ALL: u16 = u16::MAX - FIRST;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 1000 * 7 % u32::from(BLOCKS)).unwrap();
-    let first = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % BLOCKS * EACH;
-    PortRange::FromTo(first, first + EACH - 1)
+    // Processes that run at the same time have neighbouring ids.
+    let start = u16::try_from(std::process::id() % 100 * 17 % u32::from(ALL - count)).unwrap();
+    let taken = |next: u16| Some(if next + count > ALL - start { count } else { next + count });
+    let first = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).unwrap();
+    let first = if first + count > ALL - start { 0 } else { first };
+    PortRange::FromTo(FIRST + start + first, FIRST + start + first + count - 1)
 }
 
 fn token() -> Token {

@@ -1,12 +1,17 @@
 //! Tickets and members: whose each is, and for how long.
 
-use tokio::time::sleep;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
 
 use super::Relay;
 use super::tunnel::{Protocol, Service};
 use super::users::freed;
 use crate::conformance::Verdict;
 use crate::conformance::peer::{End, QUIET};
+
+/// Well before a ticket ends by itself, which is after 10 s.
+const SOON: Duration = Duration::from_secs(5);
 
 /// An id that no relay has given.
 const NOBODYS: &str = "0123456789ABCDEF0123456789ABCDEF";
@@ -45,7 +50,10 @@ pub(super) async fn waiting_end(relay: &Relay) -> Verdict {
     let mut user = relay.user(port).await?;
     control.line().await?;
     drop(control);
-    user.ends(End::Reset).await
+    match timeout(SOON, user.ends(End::Reset)).await {
+        Ok(ended) => ended,
+        Err(_) => Err(user.seen("waits on, although its client is gone")),
+    }
 }
 
 pub(super) async fn member_of_one(relay: &Relay) -> Verdict {

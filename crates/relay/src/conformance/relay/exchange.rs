@@ -5,15 +5,13 @@ use tokio::time::timeout;
 
 use super::Relay;
 use super::tunnel::{Protocol, accept, of};
-use crate::conformance::peer::{PATIENCE, Peer};
+use crate::conformance::peer::PATIENCE;
 use crate::conformance::session::Session;
 use crate::conformance::{Seen, Verdict};
 
 pub(super) async fn blanks(relay: &Relay) -> Verdict {
     for request in [" multiplex\r\n", "\tmultiplex \t\n", "pool\r\nnew\r\n", " event \n\t new \r\n"] {
-        let mut peer = relay.entered("the client").await?;
-        peer.send(request).await?;
-        is_port(&mut peer).await.map_err(|seen| seen.at(format_args!("{request:?}")))?;
+        relay.ask("the client", request).await.map_err(|seen| seen.at(format_args!("{request:?}")))?;
     }
     Ok(())
 }
@@ -22,15 +20,14 @@ pub(super) async fn cut(relay: &Relay) -> Verdict {
     let at = |what: &'static str, place| move |seen: Seen| seen.at(format_args!("{what}, cut at byte {place}"));
     for request in ["multiplex\n", "pool\nnew\n", "event\nnew\n"] {
         for place in 1..request.len() {
-            let mut peer = relay.entered("the client").await?;
-            peer.send_cut(request.as_bytes(), place).await?;
-            is_port(&mut peer).await.map_err(at(request.trim_end(), place))?;
+            relay.ask_cut("the client", request, place).await.map_err(at(request.trim_end(), place))?;
         }
     }
-    let (_first, port, pool) = relay.pool("").await?;
+    let (mut first, port, pool) = relay.pool("").await?;
     // The first member is its user's, so that each that joins is the only one.
     let first_user = relay.user(port).await?;
     first_user.send("first").await?;
+    first.expect("first").await?;
     let join = format!("pool\n{pool}\n");
     for place in 1..join.len() {
         let mut member = relay.dial("the member").await?;
@@ -56,17 +53,17 @@ pub(super) async fn cut(relay: &Relay) -> Verdict {
 }
 
 pub(super) async fn bytes_behind(relay: &Relay) -> Verdict {
-    let ping = Header { kind: Kind::Ping, flags: Flags::SYN, stream: 0, length: 42 }.encode();
-    let mut link = relay.entered("the link").await?;
-    link.send([b"multiplex\n", &ping[..]].concat()).await?;
-    link.line().await?;
+    let asked = Header { kind: Kind::Ping, flags: Flags::SYN, stream: 0, length: 42 }.encode();
+    let (link, _) = relay.ask("the link", [b"multiplex\n", &asked[..]].concat()).await?;
     let pong = Session::new(link).next().await.map_err(|seen| seen.at("a ping behind the request"))?;
     if pong.header.kind != Kind::Ping || pong.header.length != 42 {
         return Err(format!("{:?} instead of the answer to a ping behind the request", pong.header).into());
     }
 
-    let (_first, port, pool) = relay.pool("").await?;
-    relay.user(port).await?.send("first").await?;
+    let (mut first, port, pool) = relay.pool("").await?;
+    let first_user = relay.user(port).await?;
+    first_user.send("first").await?;
+    first.expect("first").await?;
     let member = relay.dial("the member").await?;
     member.send(format!("pool\n{pool}\nwelcome")).await?;
     relay.user(port).await?.expect("welcome").await.map_err(|seen| seen.at("bytes behind a join"))?;
@@ -92,7 +89,7 @@ pub(super) async fn wrong_lines(relay: &Relay) -> Verdict {
 pub(super) async fn endless_line(relay: &Relay) -> Verdict {
     let mut peer = relay.dial("the client").await?;
     // It may be closed before all has left.
-    let _ = timeout(PATIENCE, peer.socket().write_all(&[b'a'; 64 * 1024])).await;
+    let _ = timeout(PATIENCE, peer.socket().write_all(&vec![b'a'; 64 * 1024])).await;
     peer.end().await?;
     lives(relay).await
 }
@@ -122,9 +119,4 @@ async fn lives(relay: &Relay) -> Verdict {
     let (mut session, port) = relay.multiplex("").await.map_err(|seen| seen.at("afterwards"))?;
     let _user = relay.user(port).await?;
     accept(&mut session).await.map(drop).map_err(of(Protocol::Multiplex))
-}
-
-async fn is_port(peer: &mut Peer) -> Verdict {
-    let line = peer.line().await?;
-    line.parse::<u16>().map(drop).map_err(|_| peer.seen(format_args!("{line:?} instead of a port")))
 }

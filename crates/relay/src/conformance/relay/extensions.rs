@@ -16,7 +16,7 @@ pub(super) async fn greeting(relay: &Relay) -> Verdict {
     if words.next() != Some("relay/1") || !words.all(is_word) {
         return Err(peer.seen(format_args!("{line:?} instead of relay/1 and features")));
     }
-    // The original request may follow, and need not wait.
+    // The original's request may follow.
     let mut peer = relay.greeted("the client").await?;
     peer.send("event\nnew\n").await?;
     let port = peer.line().await?;
@@ -106,10 +106,11 @@ pub(super) async fn allow(relay: &Relay) -> Verdict {
     accept(&mut session).await.map(drop).map_err(of(Protocol::Multiplex))
 }
 
-/// A port that a tunnel had and this client may have again.
+/// A port that a tunnel had and this client may have again, and not the one that is given next.
 pub(super) async fn free_port(relay: &Relay) -> Verdict<u16> {
-    let (control, port) = relay.event("").await?;
-    drop(control);
+    let ((first, before), (second, port)) = (relay.event("").await?, relay.event("").await?);
+    drop((first, second));
+    freed(relay, before).await?;
     freed(relay, port).await?;
     Ok(port)
 }

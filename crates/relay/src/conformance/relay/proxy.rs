@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use relay_proto::yamux::Kind;
+use tokio::net::TcpStream;
 
 use super::Relay;
 use super::tunnel::accept;
@@ -70,7 +71,7 @@ fn is_line_of(relay: &Relay, line: &str, user: &Peer) -> Verdict {
     let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
     let right = words.len() == 6 && words[..2] == ["PROXY", family] && source.is_ipv4() == to.is_ipv4();
     let tcp = user.socket().tcp();
-    let (Some(Ok(near)), Some(Ok(far))) = (tcp.map(|tcp| tcp.local_addr()), tcp.map(|tcp| tcp.peer_addr())) else {
+    let (Some(Ok(near)), Some(Ok(far))) = (tcp.map(TcpStream::local_addr), tcp.map(TcpStream::peer_addr)) else {
         return Err("the user is gone".into());
     };
     // On the way to another machine addresses may be translated.

@@ -196,7 +196,9 @@ impl Play<'_> {
                 self.words.take(line, &heard).map_err(|seen| peer.seen(seen))?;
                 if transcript::is_nonce(line) {
                     let proof = self.relay.proof(peer, &heard)?;
-                    WRITTEN_PROOFS.iter().for_each(|written| self.words.bind(written, &proof));
+                    for written in WRITTEN_PROOFS {
+                        self.words.bind(written, &proof);
+                    }
                     self.nonce = Some(heard);
                 } else if let Some(nonce) = self.nonce.as_ref().filter(|_| transcript::is_id(line)) {
                     self.words.bind(WRITTEN_SEAL, self.relay.seal(nonce, &heard, 1)?);

@@ -32,32 +32,40 @@ pub(super) enum Service {
 impl Relay {
     /// A tunnel of multiplex, and its port. Options begin with a blank.
     pub(super) async fn multiplex(&self, options: &str) -> Verdict<(Session, u16)> {
-        let mut link = self.asking("the link", options).await?;
-        link.send(format!("multiplex{options}\n")).await?;
-        let port = port(&mut link).await?;
+        let (link, port) = self.ask("the link", format!("multiplex{options}\n")).await?;
         Ok((Session::new(link), port))
     }
 
     /// A tunnel of pool: its first member, its port and its name.
     pub(super) async fn pool(&self, options: &str) -> Verdict<(Peer, u16, String)> {
-        let mut member = self.asking("the first member", options).await?;
-        member.send(format!("pool{options}\nnew\n")).await?;
-        let port = port(&mut member).await?;
+        let (mut member, port) = self.ask("the first member", format!("pool{options}\nnew\n")).await?;
         let name = member.line().await?;
         Ok((member, port, name))
     }
 
     /// A tunnel of event: its control connection and its port.
     pub(super) async fn event(&self, options: &str) -> Verdict<(Peer, u16)> {
-        let mut control = self.asking("the control connection", options).await?;
-        control.send(format!("event{options}\nnew\n")).await?;
-        let port = port(&mut control).await?;
-        Ok((control, port))
+        self.ask("the control connection", format!("event{options}\nnew\n")).await
     }
 
-    /// A connection that may ask for a tunnel with such options.
-    async fn asking(&self, who: &'static str, options: &str) -> Verdict<Peer> {
-        if options.is_empty() { self.entered(who).await } else { self.greeted(who).await }
+    /// Asks for a tunnel by such bytes, which may go on behind the lines, and gives the port.
+    pub(super) async fn ask(&self, who: &'static str, request: impl AsRef<[u8]>) -> Verdict<(Peer, u16)> {
+        self.ask_cut(who, request, 0).await
+    }
+
+    /// The same in two pieces, cut at that place.
+    pub(super) async fn ask_cut(
+        &self,
+        who: &'static str,
+        request: impl AsRef<[u8]>,
+        place: usize,
+    ) -> Verdict<(Peer, u16)> {
+        let request = request.as_ref();
+        let mut peer = if request.contains(&b'=') { self.greeted(who).await? } else { self.entered(who).await? };
+        peer.send_cut(request, place).await?;
+        let line = peer.line().await?;
+        let port = line.parse().map_err(|_| peer.seen(format_args!("{line:?} instead of a port")))?;
+        Ok((peer, port))
     }
 
     /// One more member of a pool.
@@ -102,12 +110,6 @@ impl Relay {
         pair.chat().await?;
         Ok(pair)
     }
-}
-
-/// What comes instead of a port is shown.
-async fn port(peer: &mut Peer) -> Verdict<u16> {
-    let line = peer.line().await?;
-    line.parse().map_err(|_| peer.seen(format_args!("{line:?} instead of a port")))
 }
 
 /// The stream of the next user, acknowledged.

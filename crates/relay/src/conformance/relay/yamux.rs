@@ -136,7 +136,7 @@ pub(super) async fn slow_user(relay: &Relay) -> Verdict {
         if link.session.credit(link.stream) < PIECE as u64 {
             break;
         }
-        link.session.data_within_window(link.stream, &[b's'; PIECE]).await?;
+        link.session.data_within_window(link.stream, &vec![b's'; PIECE]).await?;
         sent += PIECE;
     }
     if sent >= AT_MOST {
@@ -176,6 +176,8 @@ pub(super) async fn said_twice(relay: &Relay) -> Verdict {
 pub(super) async fn go_away(relay: &Relay) -> Verdict {
     let mut link = Linked::new(relay).await?;
     link.session.send(Kind::GoAway, Flags::NONE, 0, 0).await?;
+    // To look whether the port is free is to come as a user.
+    link.session.only(link.stream);
     freed(relay, link.port).await?;
     link.chat().await?;
     link.user.finish().await?;
@@ -243,12 +245,12 @@ pub(super) async fn syn_flood(relay: &Relay) -> Verdict {
     flood(relay, |number| Header { kind: Kind::WindowUpdate, flags: Flags::SYN, stream: 2 * number, length: 0 }).await
 }
 
-/// A client that sends many frames and reads nothing harms nobody else, whatever becomes of it.
+/// A client that sends many frames, and reads nothing meanwhile, harms nobody else, whatever becomes of it.
 async fn flood(relay: &Relay, frame: impl Fn(u32) -> Header) -> Verdict {
     /// Far more than what a relay should keep for a client.
     const FRAMES: u32 = 100_000;
     let mut neighbour = Linked::new(relay).await?;
-    let flooding = Linked::new(relay).await?;
+    let mut flooding = Linked::new(relay).await?;
     let frames: Vec<u8> = (1..=FRAMES).flat_map(|number| frame(number).encode()).collect();
     // The relay may end the link, or read no more of it.
     for piece in frames.chunks(64 * 1024) {
@@ -256,6 +258,8 @@ async fn flood(relay: &Relay, frame: impl Fn(u32) -> Header) -> Verdict {
             break;
         }
     }
+    // What it has to say to that has been said when it is quiet.
+    while matches!(timeout(QUIET, flooding.session.any()).await, Ok(Ok(_))) {}
     neighbour.chat().await.map_err(|seen| seen.at("another session"))?;
     drop(flooding);
     Linked::new(relay).await.map(drop).map_err(|seen| seen.at("a new tunnel"))
