@@ -109,9 +109,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Conformance(ConformanceSubject::Relay(flags)) => {
             tried(async || conformance::relay::run(&flags.relay, tell).await)
         }
-        Command::Conformance(ConformanceSubject::Client(flags)) => {
-            tried(async || try_client(flags).await)
-        }
+        Command::Conformance(ConformanceSubject::Client(flags)) => tried(async || try_client(flags).await),
         Command::Demo => {
             let announce = |url: &str| say(&format_args!("open {url} in a browser; Ctrl-C ends the demo"));
             until_signalled(async |shutdown| {

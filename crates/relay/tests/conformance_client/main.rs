@@ -74,7 +74,9 @@ async fn each_line_fails_who_has_its_fault() {
             if checks(protocol).any(|check| check.name == *line) {
                 all.spawn(async move {
                     let report = tried(protocol, *fault, Some(line)).await;
-                    let Outcome::Fails(said) = &report.rows[0].outcome else { return Err(format!("{protocol}: {line}")) };
+                    let Outcome::Fails(said) = &report.rows[0].outcome else {
+                        return Err(format!("{protocol}: {line}"));
+                    };
                     let said = said.to_string();
                     if said.contains(seen) { Ok(()) } else { Err(format!("{protocol}: {line}: {said}")) }
                 });

@@ -28,7 +28,11 @@ pub(crate) enum Event {
 pub(crate) enum Out {
     /// None once it is to be reset.
     Socket(Option<OwnedWriteHalf>),
-    Stream { id: u32, credit: Arc<Semaphore>, frames: Frames },
+    Stream {
+        id: u32,
+        credit: Arc<Semaphore>,
+        frames: Frames,
+    },
 }
 
 impl Client {

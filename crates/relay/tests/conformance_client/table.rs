@@ -26,7 +26,9 @@ fn cell(implementation: &Implementation, line: &str, outcome: &Outcome) -> Resul
         (Outcome::Holds, None) => Ok("yes".into()),
         (Outcome::NotOffered(_), None) => Ok("–".into()),
         (Outcome::Fails(_), Some((_, why))) => Ok(format!("**no**: {why}")),
-        (Outcome::Fails(seen), None) => Err(format!("{}: {line}: fails and no reason is given: {seen}", implementation.name)),
+        (Outcome::Fails(seen), None) => {
+            Err(format!("{}: {line}: fails and no reason is given: {seen}", implementation.name))
+        }
         (_, Some(_)) => Err(format!("{}: {line}: a reason is given, and it does not fail", implementation.name)),
     }
 }
@@ -84,13 +86,16 @@ fn tables(columns: &BTreeMap<usize, Vec<String>>) -> String {
 /// The columns as the document has them, those alone that are in `tried`.
 fn documented(text: &str, tried: &BTreeMap<usize, Vec<String>>) -> BTreeMap<usize, Vec<String>> {
     let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
-    let tables: Vec<Vec<Vec<String>>> =
-        text.split("\n\n").map(|table| table.lines().filter(|line| line.starts_with('|')).map(cells).collect()).collect();
+    let tables: Vec<Vec<Vec<String>>> = text
+        .split("\n\n")
+        .map(|table| table.lines().filter(|line| line.starts_with('|')).map(cells).collect())
+        .collect();
     let column = |number: &usize| {
         let Implementation { name, protocol, .. } = ALL[*number];
         let table = tables.iter().find(|table| table.first().is_some_and(|head| head[0] == protocol.to_string()));
         let table = table.unwrap_or_else(|| panic!("no table of {protocol}"));
-        let at = table[0].iter().position(|head| head == name).unwrap_or_else(|| panic!("{protocol}: no column {name}"));
+        let at =
+            table[0].iter().position(|head| head == name).unwrap_or_else(|| panic!("{protocol}: no column {name}"));
         (*number, table[2..].iter().map(|row| row[at].clone()).collect())
     };
     tried.keys().map(column).collect()

@@ -8,8 +8,8 @@ use relay_proto::yamux::Flags;
 use super::link::Link;
 use super::subject::Client;
 use super::user::User;
-use crate::conformance::peer::Peer;
 use crate::conformance::Verdict;
+use crate::conformance::peer::Peer;
 
 /// What the relay says of a user, where the client wants to know. The addresses are such as no network has.
 pub(super) const ADDRESS: &str = "PROXY TCP4 203.0.113.7 198.51.100.1 40112 1235\r\n";
