@@ -13,7 +13,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 pub struct Connection {
     /// `None` only while one of the consuming methods runs.
     carrier: Option<Carrier>,
-    /// Lets [`Listener::close`](crate::Listener::close) wait for this user.
+    /// Lets [`Handle::finish`](crate::Handle::finish) wait for this user.
     _live: TaskTrackerToken,
 }
 

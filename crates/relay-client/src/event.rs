@@ -78,7 +78,7 @@ impl Control {
             if let Some(line) = line {
                 return Id::parse(&line).map_err(Lost::Misbehaved);
             }
-            let bytes = next_bytes(&self.socket).await.map_err(Lost::Io)?;
+            let bytes = next_bytes(&self.socket).await.map_err(|error| Lost::Io(Arc::new(error)))?;
             if bytes.is_empty() {
                 return Err(Lost::Closed);
             }

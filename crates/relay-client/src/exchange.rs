@@ -49,14 +49,6 @@ impl Asked {
         let service = self.service.clone().filter(|_| features.contains(Features::SERVICE));
         Options { port: self.port, wish, service, allow: self.allow.clone() }
     }
-
-    fn request(&self) -> Request {
-        match self.protocol {
-            Protocol::Multiplex => Request::Multiplex,
-            Protocol::Pool => Request::PoolNew,
-            Protocol::Event => Request::EventNew,
-        }
-    }
 }
 
 /// Asks a relay for a tunnel, and gives its answer and what it sent next.
@@ -78,7 +70,7 @@ pub(crate) async fn ask(socket: &Socket, reach: &Reach, asked: &Asked) -> Result
         let nonce = exchange.hear(AnswerReader::nonce).await?;
         say(&mut saying, &Said::Proof(identity.proves(&nonce, socket)));
     }
-    say(&mut saying, &Said::Request(asked.request(), options));
+    say(&mut saying, &Said::Request(Request::new(asked.protocol), options));
     exchange.send(&saying).await;
     if identity.is_some() {
         exchange.hear(AnswerReader::ok).await?;

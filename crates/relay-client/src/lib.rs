@@ -2,25 +2,29 @@
 //! connect there, without a port of its own.
 //!
 //! ```no_run
-//! use relay_client::{Listener, Protocol};
+//! use relay_client::Listener;
 //!
 //! # async fn serve(_: relay_client::Connection) {}
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let invite = std::env::var("RELAY_INVITE")?.parse()?;
-//! let mut listener = Listener::invited(&invite)?.protocol(Protocol::Multiplex).bind().await?;
-//! println!("reachable at {}", listener.public_address());
-//! loop {
-//!     tokio::spawn(serve(listener.accept().await?));
+//! #[tokio::main]
+//! async fn main() -> std::io::Result<()> {
+//!     let mut listener = Listener::builder("relay.example.com:7000")?.bind().await?;
+//!     println!("reachable at {}", listener.public_address());
+//!     loop {
+//!         tokio::spawn(serve(listener.accept().await?));
+//!     }
 //! }
-//! # }
 //! ```
 //!
-//! The listener keeps its tunnel up: a relay that restarts or a network that fails is met with
-//! [`Backoff`], for ever, and told in [`Event`]s. Only an answer that no later try can change, such as a
+//! The listener keeps its tunnel up: after a relay that restarts or a network that fails it tries again, for ever,
+//! with random waits that grow up to 15 s, and tells of it in [`Event`]s. Only an answer that no later try can change, such as a
 //! revoked identity or another certificate than the pinned one, ends it.
 //!
 //! ```text
-//!  listener.rs    Listener: bind, accept, reconnect, close
+//!  relay.rs       Relay: which relay is meant
+//!  builder.rs     Builder: what a listener is to be; bind
+//!  listener.rs    Listener: accept; Handle: close
+//!  report.rs      Event: what is told
+//!  keeper.rs      opens the tunnel, again and again
 //!  tunnel.rs      a tunnel, and its three kinds:
 //!  multiplex.rs     users come as streams of one link
 //!  event.rs         users are announced, and each is claimed by dialling back
@@ -33,32 +37,38 @@
 //! ```
 
 mod backoff;
+mod builder;
 mod connection;
 mod dial;
 mod error;
 mod event;
 mod exchange;
+mod keeper;
 mod listener;
 mod multiplex;
 mod pool;
 mod reach;
+mod relay;
+mod report;
 mod stock;
 mod tls;
 mod tunnel;
 
-pub use backoff::Backoff;
+pub use builder::Builder;
 pub use connection::Connection;
 pub use dial::{DIAL_WAIT, DialError, dial, dial_addr};
 pub use error::{Demand, Error, Lost};
 pub use event::MAX_DIAL_BACKS;
 pub use exchange::RELAY_1_WAIT;
 pub use ipnet::IpNet;
-pub use listener::{Builder, Event, Events, Listener};
+pub use listener::{Handle, Listener};
 pub use pool::{MAX_REFUSED, REFUSED_WITHIN};
-pub use relay_proto::address::{AddressError, DEFAULT_PORT, RelayAddr};
-pub use relay_proto::handshake::{Code, Protocol};
+pub use relay::{Relay, RelayError};
+pub use relay_proto::address::{AddressError, DEFAULT_PORT, Problem as AddressProblem, RelayAddr};
+pub use relay_proto::handshake::{Code, HandshakeError, Protocol};
 pub use relay_proto::identity::{Name, Token};
 pub use relay_proto::invite::{Invite, InviteError};
+pub use report::{Event, Events};
 pub use stock::{DEFAULT_MEMBERS, MAX_MEMBERS};
 pub use tls::{ALPN, ClientCertificate, Tls, TlsSetupError, Trust};
 pub use tunnel::ANSWER_WAIT;

@@ -26,10 +26,11 @@ use relay_proto::handshake::{Id, Request};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::backoff::Backoff;
 use crate::reach::{Reach, next_bytes};
 use crate::stock::Stock;
 use crate::tunnel::Users;
-use crate::{Backoff, Connection, Error, Lost};
+use crate::{Connection, Error, Lost};
 
 /// A member that ends this soon after joining, without a byte, was refused.
 pub const REFUSED_WITHIN: Duration = Duration::from_secs(2);
@@ -230,7 +231,6 @@ mod tests {
     use tokio::net::{TcpListener, TcpSocket, TcpStream};
     use tokio::sync::mpsc;
     use tokio::time::advance;
-    use tokio_util::task::TaskTracker;
 
     use super::*;
     use crate::{DEFAULT_MEMBERS, Event, Events, Listener};
@@ -249,10 +249,10 @@ mod tests {
         let first = TcpStream::connect(relay.local_addr().unwrap()).await.unwrap();
         let (far, _) = relay.accept().await.unwrap();
         let pool = PoolTunnel::new(first.into(), b"hello".into(), peer, Id::from_random(1), wanted);
-        let builder = Listener::builder(peer.to_string().parse().unwrap());
+        let builder = Listener::builder(&peer.to_string()).unwrap();
         let events = builder.events();
         let (accepted, incoming) = mpsc::channel(1);
-        Stage { pool, users: builder.users(accepted, TaskTracker::new()), events, incoming, _far: far }
+        Stage { pool, users: builder.users(accepted).unwrap(), events, incoming, _far: far }
     }
 
     /// An address that is ours, but refuses until it listens.

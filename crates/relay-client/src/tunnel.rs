@@ -5,6 +5,7 @@ use std::time::Duration;
 use relay_proto::handshake::Protocol;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::event::EventTunnel;
@@ -12,6 +13,7 @@ use crate::exchange::{Asked, ask};
 use crate::multiplex::MultiplexTunnel;
 use crate::pool::PoolTunnel;
 use crate::reach::Reach;
+use crate::report::EventSender;
 use crate::{Connection, Error, RelayAddr};
 
 /// How long the relay may take to answer, once it has taken the connection; and before that for TLS, if it is spoken.
@@ -22,20 +24,26 @@ pub const ANSWER_WAIT: Duration = Duration::from_secs(10);
 pub(crate) struct Users {
     pub(crate) reach: Reach,
     pub(crate) accepted: mpsc::Sender<Connection>,
-    pub(crate) events: crate::listener::EventSender,
+    pub(crate) events: EventSender,
     /// Every connection to a user holds a token of it.
     pub(crate) live: TaskTracker,
+    /// No more users are wanted.
+    pub(crate) closing: CancellationToken,
 }
 
 impl Users {
-    /// Delivers a user, waiting while the listener's owner is behind; resets it when the owner is gone.
+    /// Delivers a user, waiting while the listener's owner is behind; resets it when no more are wanted.
     pub(crate) async fn deliver(&self, user: Connection) {
-        let _ = self.accepted.send(user).await;
+        tokio::select! {
+            biased;
+            () = self.closed() => {}
+            _ = self.accepted.send(user) => {}
+        }
     }
 
     /// Waits until the listener is closed.
     pub(crate) async fn closed(&self) {
-        self.accepted.closed().await;
+        self.closing.cancelled().await;
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use relay_client::{Builder, Connection, Error, Event, IpNet, Listener, Protocol, RelayAddr, Tls};
+use relay_client::{Builder, Connection, Error, Event, IpNet, Listener, Protocol, Relay, RelayAddr, Tls};
 use relay_net::pipe::{HALF_CLOSED_IDLE, Moved};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
@@ -36,9 +36,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub struct Config {
     /// Where users are piped to.
     pub service: Service,
-    /// Where they come from.
-    pub relay: RelayAddr,
-    /// TLS to the relay, and who we are there; plain text without.
+    /// Where they come from, and who we are there.
+    pub relay: Relay,
+    /// How TLS to the relay is spoken, if not as it is written.
     pub tls: Option<Tls>,
     /// How they come.
     pub protocol: Protocol,
@@ -55,9 +55,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// Plain text, any port, for everyone; 30 s for the last users, at most 24 576 at once: less than the 28 232
+    /// Any port, for everyone; 30 s for the last users, at most 24 576 at once: less than the 28 232
     /// ports that Linux tells sockets to one address of a service apart by.
-    pub fn new(service: Service, relay: RelayAddr, protocol: Protocol) -> Self {
+    pub fn new(service: Service, relay: Relay, protocol: Protocol) -> Self {
         Self {
             service,
             relay,
@@ -72,7 +72,7 @@ impl Config {
     }
 
     fn listener(&self) -> Builder {
-        let mut builder = Listener::builder(self.relay.clone())
+        let mut builder = Listener::to(self.relay.clone())
             .protocol(self.protocol)
             .allow(self.allow.clone())
             .service(&word_for(&self.service))
@@ -167,12 +167,15 @@ pub async fn run(
 
     info!(live = users.len(), "forwarder stops; live users may finish");
     report.stop(ended.as_ref().err());
-    let mut closed = pin!(listener.close());
+    // Who waited to be accepted is reset.
+    let handle = listener.handle();
+    drop(listener);
+    let mut finished = pin!(handle.finish());
     let drain = forwarder.config.drain;
-    if timeout(drain, &mut closed).await.is_err() {
+    if timeout(drain, &mut finished).await.is_err() {
         warn!(after = ?drain, live = users.len(), "live users are reset");
         users.abort_all();
-        let _ = timeout(LAST_WORDS, closed).await;
+        let _ = timeout(LAST_WORDS, finished).await;
     }
     // With the last of them goes the tunnel, which says so.
     while users.join_next().await.is_some() {}
@@ -263,7 +266,7 @@ struct Tunnel {
 impl Tunnel {
     fn new(config: &Config) -> Arc<Self> {
         Arc::new(Self {
-            relay: config.relay.clone(),
+            relay: config.relay.address().clone(),
             protocol: config.protocol,
             opened: OnceLock::new(),
             users: AtomicU64::new(0),
@@ -320,9 +323,9 @@ impl<'a, F: FnMut(&RelayAddr)> Report<'a, F> {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Established { address } => self.established(address),
-            Event::Lost { cause } => self.lost(cause.to_string()),
-            Event::Retrying { cause } => {
+            Event::Established { address, .. } => self.established(address),
+            Event::Lost { cause, .. } => self.lost(cause.to_string()),
+            Event::Retrying { cause, .. } => {
                 let again = self.drops.note(cause.to_string(), Instant::now()).is_none();
                 if self.quiet && again {
                     debug!("{cause}; trying on until it works");
@@ -330,17 +333,17 @@ impl<'a, F: FnMut(&RelayAddr)> Report<'a, F> {
                     warn!("{cause}; trying on until it works");
                 }
             }
-            Event::Trouble { cause } => self.forwarder.trouble(&cause.to_string()),
+            Event::Trouble { cause, .. } => self.forwarder.trouble(&cause.to_string()),
             _ => debug!(?event, "an event that this program does not know"),
         }
     }
 
     fn established(&mut self, address: RelayAddr) {
         let config = &self.forwarder.config;
-        let Config { relay, protocol, service, .. } = config;
+        let Config { protocol, service, .. } = config;
         let moved = self.announced.as_ref() != Some(&address);
         if moved || !self.quiet {
-            info!(%relay, %protocol, %address, %service, "tunnel opened");
+            info!(relay = %config.relay.address(), %protocol, %address, %service, "tunnel opened");
         }
         if self.announced.is_none() && config.is_for_everyone() {
             warn!(

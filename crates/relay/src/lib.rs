@@ -15,6 +15,5 @@ pub mod serve;
 pub mod server;
 pub mod service;
 pub mod state;
-pub mod target;
 
 pub use server::{Config, Limits, PortRange, Server};

@@ -13,6 +13,7 @@ use relay::config::{ConfigError, Configuration};
 use relay::plan::{self, Place, PlanError, ServerPlan};
 use relay::state::commands::{self, CommandError};
 use relay::{demo, forward, logs, serve};
+use relay_client::Relay;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
@@ -83,8 +84,9 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Forward(flags) => {
             let config = plan::forward(*flags)?;
-            let relay = &config.relay;
-            if config.tls.is_none() && !relay.is_loopback() {
+            if let Relay::Plain(relay) = &config.relay
+                && !relay.is_loopback()
+            {
                 warn!("the connection to {relay} is plain text: whoever is on its way can read and change what passes");
             }
             let announce = |address: &_| say(&format_args!("established relay address: {address}"));

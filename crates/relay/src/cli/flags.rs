@@ -11,7 +11,7 @@ use clap::builder::{BoolishValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, Args};
 use ipnet::IpNet;
-use relay_client::Protocol;
+use relay_client::{Protocol, Relay};
 use relay_proto::identity::Name;
 use relay_proto::network;
 use tracing_subscriber::EnvFilter;
@@ -21,7 +21,6 @@ use crate::config::values;
 use crate::logs;
 use crate::service::Service;
 use crate::state::Host;
-use crate::target::Relay;
 
 /// Serve as a relay
 #[derive(Clone, Debug, Default, Args)]

@@ -26,6 +26,7 @@ fn meaning(line: &str) -> String {
                 Relay::Invite(invite) => format!("invite:{}@{}", invite.name, invite.relay),
                 Relay::Tls(address) => format!("tls:{address}"),
                 Relay::Plain(address) => address.to_string(),
+                other => panic!("{other:?}"),
             });
             let allow = (!flags.allow.is_empty()).then(|| format!("{:?}", flags.allow));
             let parts = [
