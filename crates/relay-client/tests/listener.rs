@@ -358,6 +358,20 @@ async fn a_dropped_listener_leaves_its_users_and_takes_no_more() {
 }
 
 #[tokio::test]
+async fn who_came_before_a_close_can_still_be_accepted() {
+    let stage = Stage::new().await;
+    let (mut listener, mut control) = bound(&stage, Protocol::Event, 1, "event\nnew\n", "7001\nTICKET\n").await;
+    // The claim is delivered as it is said.
+    let mut dialled = stage.hears("event\nTICKET\n").await;
+    within("close", listener.handle().close()).await;
+    is_closed(&mut control).await;
+    echo(within("a user", listener.accept()).await.unwrap());
+    says(&mut dialled, "hello").await;
+    hears(&mut dialled, "hello").await;
+    assert!(matches!(within("an end", listener.accept()).await, Err(Error::Closed)));
+}
+
+#[tokio::test]
 async fn finish_waits_for_the_last_user() {
     let stage = Stage::new().await;
     let (mut listener, mut control) = bound(&stage, Protocol::Event, 1, "event\nnew\n", "7001\nTICKET\n").await;

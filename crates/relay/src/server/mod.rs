@@ -65,7 +65,7 @@ const LOOK_FOR_EXPIRED: Duration = Duration::from_millis(500);
 /// How often it is looked whether a certificate's files have changed.
 const LOOK_FOR_CERTIFICATES: Duration = Duration::from_secs(10);
 
-/// What the operator decides.
+/// What the operator decides. There will be more of it: write `Config { ports, ..Config::default() }`.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Which ports tunnels get.
@@ -137,6 +137,7 @@ impl Default for Config {
 
 /// The ports that tunnels get: the lowest free one, unless the client asks for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PortRange {
     /// All above the control port.
     AboveControl,
@@ -175,6 +176,26 @@ impl Server {
     /// and resets who is left.
     ///
     /// Dropping the future resets everybody at once.
+    ///
+    /// ```
+    /// use std::net::Ipv4Addr;
+    ///
+    /// use relay::{Config, PortRange, Server};
+    /// use tokio::net::TcpListener;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> std::io::Result<()> {
+    /// # let shutdown = async {};
+    /// // Open to everyone who reaches this machine's loopback interface.
+    /// let control = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    /// let config = Config {
+    ///     ports: PortRange::FromTo(42_000, 42_099),
+    ///     public_address: Ipv4Addr::LOCALHOST.into(),
+    ///     ..Config::default()
+    /// };
+    /// Server::run(control, config, shutdown).await
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Only at once: when the listener has no address, which no listening socket lacks, or the system has no
