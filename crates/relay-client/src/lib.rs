@@ -19,12 +19,22 @@
 //! with random waits that grow up to 15 s, and tells of it in [`Event`]s. Only an answer that no later try can change, such as a
 //! revoked identity or another certificate than the pinned one, ends it.
 //!
+//! # Features
+//! None is on by default. Each is named with the version that it serves, and stays when there is a newer one.
+//!
+//! - `axum-08`: `axum::serve(listener, app)`; `ConnectInfo<UserAddr>`, or `ConnectInfo<SocketAddr>` by
+//!   `listener.into_axum()`.
+//! - `tonic-014`: `Server::builder().serve_with_incoming(listener)`, and `request.remote_addr()`.
+//!
+//! Hyper needs none: `TokioIo::new(connection)`. docs/EMBEDDING.md has an example of each.
+//!
 //! ```text
 //!  relay.rs       Relay: which relay is meant
 //!  builder.rs     Builder: what a listener is to be; bind
 //!  listener.rs    Listener: accept; Handle: close
 //!  report.rs      Event: what is told
 //!  keeper.rs      opens the tunnel, again and again
+//!  axum_08.rs, tonic_014.rs  as servers take it
 //!  tunnel.rs      a tunnel, and its three kinds:
 //!  multiplex.rs     users come as streams of one link
 //!  event.rs         users are announced, and each is claimed by dialling back
@@ -36,6 +46,8 @@
 //!  exchange.rs    the lines that open a tunnel
 //! ```
 
+#[cfg(feature = "axum-08")]
+mod axum_08;
 mod backoff;
 mod builder;
 mod connection;
@@ -52,8 +64,12 @@ mod relay;
 mod report;
 mod stock;
 mod tls;
+#[cfg(feature = "tonic-014")]
+mod tonic_014;
 mod tunnel;
 
+#[cfg(feature = "axum-08")]
+pub use axum_08::UserAddr;
 pub use builder::Builder;
 pub use connection::Connection;
 pub use dial::{DIAL_WAIT, DialError, dial, dial_addr};
