@@ -35,7 +35,15 @@ impl Builder {
         Self {
             relay,
             tls: None,
-            asked: Asked { protocol: Protocol::Multiplex, port: None, allow: Vec::new(), service: None, had: None },
+            asked: Asked {
+                protocol: Protocol::Multiplex,
+                port: None,
+                allow: Vec::new(),
+                service: None,
+                addresses: true,
+                had: None,
+                is_old: false,
+            },
             retry_first: false,
             members: DEFAULT_MEMBERS,
             bbr: true,
@@ -81,6 +89,15 @@ impl Builder {
     #[must_use]
     pub fn allow(mut self, networks: Vec<IpNet>) -> Self {
         self.asked.allow = networks;
+        self
+    }
+
+    /// Whether the relay is asked to say where each user is, which [`Connection::user_addr`] then gives; it is unless told
+    /// otherwise. An old relay cannot say it and is used all the same; in plain text it takes
+    /// [`RELAY_1_WAIT`](crate::RELAY_1_WAIT) once to find that out.
+    #[must_use]
+    pub fn user_addresses(mut self, wanted: bool) -> Self {
+        self.asked.addresses = wanted;
         self
     }
 

@@ -71,7 +71,7 @@ impl Keeper {
     }
 
     pub(crate) async fn open(&mut self) -> Result<Tunnel, Error> {
-        let tunnel = Tunnel::open(&self.users.reach, &self.asked, self.members, self.bbr).await?;
+        let tunnel = Tunnel::open(&self.users.reach, &mut self.asked, self.members, self.bbr).await?;
         let address = tunnel.public.clone();
         self.asked.had = Some(address.port());
         let before = self.stood_at.replace(address.clone());

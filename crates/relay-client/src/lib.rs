@@ -40,6 +40,7 @@
 //!  event.rs         users are announced, and each is claimed by dialling back
 //!  pool.rs          users take spare connections,
 //!  stock.rs           so many as demand asks for
+//!  origin.rs        where each user is, said ahead of its first byte
 //!  connection.rs  Connection: one user
 //!  reach.rs       connections to the relay, in plain text or over TLS
 //!  tls.rs           Tls: which relay is trusted, and who we are
@@ -58,6 +59,7 @@ mod exchange;
 mod keeper;
 mod listener;
 mod multiplex;
+mod origin;
 mod pool;
 mod reach;
 mod relay;
@@ -78,6 +80,7 @@ pub use event::MAX_DIAL_BACKS;
 pub use exchange::RELAY_1_WAIT;
 pub use ipnet::IpNet;
 pub use listener::{Handle, Listener};
+pub use origin::ADDRESS_WAIT;
 pub use pool::{MAX_REFUSED, REFUSED_WITHIN};
 pub use relay::{Relay, RelayError};
 pub use relay_proto::address::{AddressError, DEFAULT_PORT, Problem as AddressProblem, RelayAddr};
