@@ -27,7 +27,8 @@ impl AsyncRead for Stream {
         let mut inbox = self.slot.inbox();
         let read = ready!(inbox.poll_read(context, buffer))?;
         // The inbox stays locked: the link's reader must not account for what comes next before.
-        let sleeper = if read > 0 { self.state().and_then(|mut state| state.dequeued(self.slot.id, read)) } else { None };
+        let sleeper =
+            if read > 0 { self.state().and_then(|mut state| state.dequeued(self.slot.id, read)) } else { None };
         drop(inbox);
         if let Some(sleeper) = sleeper {
             sleeper.wake();

@@ -2,6 +2,7 @@
 
 #[cfg(target_os = "linux")]
 mod bulk;
+mod program;
 mod rate;
 mod secure;
 
