@@ -55,7 +55,7 @@ impl EventTunnel {
 /// that the relay closes.
 async fn claim(ticket: Id, peer: SocketAddr, users: &Users) {
     match users.reach.dial_back(peer, &Request::EventClaim(ticket, None)).await {
-        Ok(socket) => users.deliver(Connection::from_socket(socket, Vec::new(), users.live.token())).await,
+        Ok(socket) => users.deliver(Connection::from_socket(socket, Vec::new(), None, users.live.token())).await,
         Err(cause) => users.events.trouble(cause),
     }
 }

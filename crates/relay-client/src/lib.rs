@@ -26,7 +26,9 @@
 //!  event.rs         users are announced, and each is claimed by dialling back
 //!  pool.rs          users take spare connections,
 //!  stock.rs           so many as demand asks for
-//!  connection.rs  Connection: one user
+//!  connection.rs  Connection: one user, on a stream of a link
+//!  dialled.rs       or on a connection of its own,
+//!  linger.rs        and when it is dropped
 //!  reach.rs       connections to the relay, in plain text or over TLS
 //!  tls.rs           Tls: which relay is trusted, and who we are
 //!  exchange.rs    the lines that open a tunnel
@@ -35,9 +37,11 @@
 mod backoff;
 mod connection;
 mod dial;
+mod dialled;
 mod error;
 mod event;
 mod exchange;
+mod linger;
 mod listener;
 mod multiplex;
 mod pool;

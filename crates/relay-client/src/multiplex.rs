@@ -26,7 +26,7 @@ impl MultiplexTunnel {
                     break None;
                 }
                 stream = link.accept() => match stream {
-                    Some(stream) => users.deliver(Connection::from_stream(stream, users.live.token())).await,
+                    Some(stream) => users.deliver(Connection::from_stream(stream, None, users.live.token())).await,
                     None => return Some(lost(&link.ended().await)),
                 },
                 // Looked at last: what the relay had opened before it said so has been accepted.

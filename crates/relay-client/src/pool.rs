@@ -119,7 +119,7 @@ impl PoolTunnel {
             match fate {
                 Fate::Taken(member, early) => {
                     stock.taken(now, dial);
-                    taken = Some(Connection::from_socket(member, early, users.live.token()));
+                    taken = Some(Connection::from_socket(member, early, None, users.live.token()));
                     continue;
                 }
                 Fate::Refused if stock.full_at(now, members.len()) => continue,
