@@ -41,7 +41,9 @@
 //!  pool.rs          users take spare connections,
 //!  stock.rs           so many as demand asks for
 //!  origin.rs        where each user is, said ahead of its first byte
-//!  connection.rs  Connection: one user
+//!  connection.rs  Connection: one user, on a stream of a link
+//!  dialled.rs       or on a connection of its own,
+//!  linger.rs        and when it is dropped
 //!  reach.rs       connections to the relay, in plain text or over TLS
 //!  tls.rs           Tls: which relay is trusted, and who we are
 //!  exchange.rs    the lines that open a tunnel
@@ -53,10 +55,12 @@ mod backoff;
 mod builder;
 mod connection;
 mod dial;
+mod dialled;
 mod error;
 mod event;
 mod exchange;
 mod keeper;
+mod linger;
 mod listener;
 mod multiplex;
 mod origin;

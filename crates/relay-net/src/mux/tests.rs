@@ -3,6 +3,7 @@
 mod beginning;
 #[cfg(target_os = "linux")]
 mod bulk;
+mod program;
 mod rate;
 mod secure;
 
