@@ -16,11 +16,13 @@ import base64
 import hashlib
 import hmac
 import logging
+import os
 import random
 import re
 import socket
 import ssl
 import struct
+import sys
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ WHERE = re.compile(
 EXCHANGE = 10  # Seconds for a connection, and for a whole exchange: the relay itself allows 5.
 OLD_RELAY = 2  # Seconds without an answer to a greeting, after which a relay is an old one, which gives none.
 SLOWEST = 30  # Seconds between two tries to open the tunnel again, at most.
+
+# Tells the services of an identity apart: this program gets the public port again that it had before it was restarted.
+SERVICE = re.sub("[^A-Za-z0-9._-]", "_", os.path.basename(sys.argv[0]))[:64] or "python"
 
 # Errors that no retry can help; all others pass.
 FINAL = set("unsupported bad-request identity-required denied revoked expired tls-required port-not-allowed".split())
@@ -306,6 +311,8 @@ class Relay:
                 request = "event" + " proxy=v1" * self.knows_users
                 if self.public and "wish" in features:
                     request += f" wish={self.public}"
+                elif self.name and "service" in features:
+                    request += f" service={SERVICE}"
                 writer.write(f"{request}\nnew\n".encode())
                 if self.name and await answer(reader) != "ok":
                     raise ConnectionError("that is no relay")

@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -38,6 +39,10 @@ type relay struct {
 
 var where = regexp.MustCompile(`^(?:relay://([a-z0-9][a-z0-9._-]{0,62}):([A-Za-z0-9_-]{43})@)?` +
 	`(?:\[([0-9a-fA-F:.]+)\]|([^\s:/?@\[\]]+))(?::([0-9]{1,5}))?(?:\?pin=sha256-([0-9a-f]{64}))?$`)
+
+// service tells the services of an identity apart: this program gets the public port again that it had before it was
+// restarted.
+var service = regexp.MustCompile(`[^A-Za-z0-9._-]`).ReplaceAllString(filepath.Base(os.Args[0]), "_")
 
 // parse takes an invite, which means TLS, or HOST:PORT of an open relay.
 func parse(text string) (*relay, error) {
@@ -191,6 +196,8 @@ func (r *relay) request(link *link, features []string, protocol, wish string) (e
 	}
 	if wish != "" && slices.Contains(features, "wish") {
 		request += " wish=" + wish
+	} else if r.name != "" && slices.Contains(features, "service") {
+		request += fmt.Sprintf(" service=%.64s", service)
 	}
 	if protocol != "multiplex" {
 		request += "\nnew"
