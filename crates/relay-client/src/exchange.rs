@@ -47,7 +47,7 @@ impl Asked {
     fn options(&self, features: &Features) -> Options {
         let wish = self.had.filter(|_| self.port.is_none() && features.contains(Features::WISH));
         let service = self.service.clone().filter(|_| features.contains(Features::SERVICE));
-        Options { port: self.port, wish, service, allow: self.allow.clone() }
+        Options { port: self.port, wish, service, allow: self.allow.clone(), proxy: false }
     }
 
     fn request(&self) -> Request {

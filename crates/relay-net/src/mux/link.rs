@@ -18,6 +18,7 @@ use super::limit::Limit;
 use super::output::{Output, Written};
 use super::path::Path;
 use super::stream::{Cause, Slot, Stream};
+use crate::pipe::Beginning;
 use crate::rate::Bucket;
 use crate::socket::Socket;
 
@@ -202,6 +203,14 @@ impl Link {
     /// # Errors
     /// The link takes no more streams: for now, or for ever.
     pub async fn open(&self) -> Result<Stream, OpenError> {
+        self.open_with(Beginning::default()).await
+    }
+
+    /// As [`open`](Self::open), for a stream that begins so: what goes ahead leaves with its SYN, in one write.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open).
+    pub async fn open_with(&self, beginning: Beginning) -> Result<Stream, OpenError> {
         let shared = &self.0;
         let permit = shared.unacknowledged.clone().acquire_owned().await;
         let slot = {
@@ -211,7 +220,10 @@ impl Link {
                 yamux::OpenError::Full => OpenError::Full,
                 yamux::OpenError::Refused => OpenError::Refused,
             })?;
-            let slot = Arc::new(Slot::new(id, Some(permit)));
+            if !beginning.ahead.is_empty() {
+                state.session.ready(id);
+            }
+            let slot = Arc::new(Slot::new(id, Some(permit), beginning));
             state.slots.insert(id, slot.clone());
             slot
         };
@@ -373,7 +385,7 @@ impl State {
 
     /// The peer opened that stream.
     pub(super) fn push_accepted(&mut self, id: StreamId) {
-        let slot = Arc::new(Slot::new(id, None));
+        let slot = Arc::new(Slot::new(id, None, Beginning::default()));
         self.slots.insert(id, slot.clone());
         self.accepted.push_back(slot);
         // Streams that were reset before anyone took them must not pile up.

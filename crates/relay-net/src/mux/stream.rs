@@ -14,7 +14,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time;
 
 use super::link::Shared;
-use crate::pipe::{End, Moved};
+use crate::pipe::{Beginning, End, Moved};
 use crate::socket::Socket;
 use crate::splice::{BULK, KernelPipe};
 
@@ -67,6 +67,8 @@ pub(super) struct Slot {
     socket: OnceLock<Arc<Socket>>,
     inbox: Mutex<Inbox>,
     source: Mutex<Source>,
+    /// How what goes to the link begins, if that is not simply what the socket gives.
+    beginning: Option<Box<Mutex<Beginning>>>,
     /// The last read of the source was so large that the next is to be spliced.
     bulk: AtomicBool,
     /// Asks for the stream's turn when the socket becomes readable.
@@ -100,6 +102,8 @@ enum Source {
     Drained,
     Ended,
     Failed(io::ErrorKind),
+    /// Its party may not begin as it did.
+    Refused,
 }
 
 /// What a read for the link gave.
@@ -115,7 +119,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Slot {
-    pub(super) fn new(id: StreamId, permit: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn new(id: StreamId, permit: Option<OwnedSemaphorePermit>, beginning: Beginning) -> Self {
+        let is_plain = beginning.ahead.is_empty() && beginning.refuses.is_none();
         let inbox = Inbox { socket: None, queue: VecDeque::new(), finished: false, failed: None, cause: None };
         Self {
             id,
@@ -123,6 +128,7 @@ impl Slot {
             socket: OnceLock::new(),
             inbox: Mutex::new(inbox),
             source: Mutex::new(Source::Drained),
+            beginning: (!is_plain).then(|| Box::new(Mutex::new(beginning))),
             bulk: AtomicBool::new(false),
             ask: OnceLock::new(),
             finished_sending: AtomicBool::new(false),
@@ -195,6 +201,10 @@ impl Slot {
     /// Reads from the socket for the link. When it gives nothing, the stream asks for its turn again once there is
     /// something, or its task is told what to do.
     pub(super) fn read_source(&self, buffer: &mut [u8]) -> Read {
+        let ahead = self.beginning.as_ref().map_or(0, |beginning| lock(beginning).give(buffer));
+        if ahead > 0 {
+            return Read::Bytes(ahead);
+        }
         let (Some(socket), Some(ask)) = (self.socket.get(), self.ask.get()) else { return Read::Nothing };
         let (read, source) = loop {
             break match socket.try_read(buffer) {
@@ -202,6 +212,7 @@ impl Slot {
                     None => (Read::End, Source::Ended),
                     Some(kind) => (Read::Nothing, Source::Failed(kind)),
                 },
+                Ok(read) if self.refuses(&buffer[..read]) => (Read::Nothing, Source::Refused),
                 Ok(read) => {
                     self.bulk.store(read >= BULK, Ordering::Relaxed);
                     return Read::Bytes(read);
@@ -225,6 +236,12 @@ impl Slot {
         *lock(&self.source) = source;
         self.up.notify_one();
         read
+    }
+
+    /// Whether the socket's party may not begin with these bytes, which are its first.
+    fn refuses(&self, bytes: &[u8]) -> bool {
+        let refuses = self.beginning.as_ref().and_then(|beginning| lock(beginning).refuses.take());
+        refuses.is_some_and(|refuses| refuses(bytes))
     }
 
     /// Moves at most `most` bytes of a bulky source into a pipe. `None` where that cannot be or is not worth it, or
@@ -343,7 +360,7 @@ impl Wake for Ask {
         let (Some(shared), Some(slot)) = (self.shared.upgrade(), self.slot.upgrade()) else { return };
         match &mut *lock(&slot.source) {
             // Woken by what has been read meanwhile.
-            Source::Ended | Source::Failed(_) => return,
+            Source::Ended | Source::Failed(_) | Source::Refused => return,
             source => *source = Source::Asked,
         }
         let sleeper = {
@@ -365,6 +382,7 @@ enum Failure {
     Socket(io::ErrorKind),
     Stream(Cause),
     Idle,
+    Refused,
 }
 
 /// One user's stream. Dropping it resets it.
@@ -393,6 +411,7 @@ impl Stream {
             match self.carry(&socket, idle).await {
                 Ok(()) => End::Done,
                 Err(Failure::Idle) => End::Idle,
+                Err(Failure::Refused) => End::Refused,
                 Err(Failure::Stream(Cause::Stream(StreamEnd::Stalled))) => End::Stalled,
                 Err(Failure::Stream(Cause::Stream(StreamEnd::CrowdedOut))) => End::CrowdedOut,
                 Err(Failure::Socket(kind)) => side.aborted(kind),
@@ -470,6 +489,7 @@ impl Stream {
             match source {
                 Source::Ended => return Ok(()),
                 Source::Failed(kind) => return Err(Failure::Socket(kind)),
+                Source::Refused => return Err(Failure::Refused),
                 // Its party has gone, and the peer grants no credit or the link is full: nobody reads the socket
                 // to the end.
                 Source::Asked if aborted && self.shared.holds_up(self.slot.id) => {
