@@ -11,7 +11,6 @@
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -79,14 +78,12 @@ int main(int argc, char **argv)
             close(relay);
             continue;
         }
-        printf("reachable at %s:%s\n", argv[1], line);
+        printf("reachable %sat %s:%s\n", opened ? "again " : "", argv[1], line);
         fflush(stdout);
         while (read_line(relay, line)) {
             while (users > 0 && waitpid(-1, NULL, WNOHANG) > 0)
                 users--;
-            if (users == USERS)
-                continue;
-            pid_t child = fork();
+            pid_t child = users < USERS ? fork() : -1;
             if (child == 0) {
                 close(relay);
                 int user = dial(argv[1], argv[2]);

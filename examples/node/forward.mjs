@@ -40,4 +40,4 @@ const tunnel = await open(server, where).catch((error) => {
 });
 console.log(`reachable at ${tunnel.address}`);
 tunnel.on('lost', (reason) => console.error(`the tunnel was lost: ${reason.message}`));
-tunnel.on('back', () => console.log(`reachable at ${tunnel.address}`));
+tunnel.on('back', () => console.log(`reachable again at ${tunnel.address}`));

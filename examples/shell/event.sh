@@ -19,7 +19,7 @@ tunnel() {
     local control public ticket
     exec {control}<>"/dev/tcp/$host/$port" && printf 'event\nnew\n' >&"$control" || return
     # From a socket, bash's read takes not a byte more than the line.
-    IFS= read -rn 512 public <&"$control" && echo "reachable at $host:$public" || return
+    IFS= read -rn 512 public <&"$control" && echo "reachable ${again-}at $host:$public" || return
     while IFS= read -rn 512 ticket <&"$control"; do
         take "$ticket" "$@" {control}>&- &
     done
@@ -27,4 +27,5 @@ tunnel() {
 }
 
 tunnel "$@" || exit
+again='again '
 while sleep 1; do tunnel "$@"; done # It was lost: users who are here stay.
