@@ -5,7 +5,7 @@
  *     console.log(`reachable at ${tunnel.address}`);
  *
  * `server` is a net.Server or an http.Server; the invite is what `relay invite` prints (TLS, with an identity), or HOST:PORT
- * of a relay that is open to everybody (plain text). Copy this file beside your program: it needs nothing but Node 20.
+ * of a relay that is open to everybody (plain text). Copy this file beside your program: it needs nothing but Node 18.
  * docs/PROTOCOL.md specifies what is spoken here: sections 1, 3, 4 and 7 (the lines), 8 (the proof) and 9 (TLS).
  *
  * Two aborts look to Node like ends that were meant: a RST right behind data, and under TLS a FIN without close_notify.
