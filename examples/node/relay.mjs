@@ -73,7 +73,8 @@ class Tunnel extends EventEmitter {
 
   /** Where users come. */
   get address() {
-    return `${this.relay.host}:${this.relay.publicPort}`;
+    const { host, publicPort } = this.relay;
+    return net.isIPv6(host) ? `[${host}]:${publicPort}` : `${host}:${publicPort}`;
   }
 
   /** Takes no more users. Those who are here may finish. */

@@ -228,6 +228,7 @@ class Writer(asyncio.StreamWriter):
             return getattr(self, name) or default
         return super().get_extra_info(name, default)
 
+
 def abort(writer):
     """Ends a connection with a RST, which nobody takes for the end of what was to be said."""
     if not writer.is_closing():
@@ -265,7 +266,7 @@ class Relay:
             transport, _ = await loop.create_connection(lambda: outer, self.host, self.port)
             try:
                 keep_alive(transport.get_extra_info("socket"))
-                if outer is not streams:
+                if self.context:
                     await outer.ready
                     # Not a word before this.
                     if self.pin and outer.binding().hex() != self.pin:
@@ -363,7 +364,8 @@ class RelayedServer:
 
     @property
     def address(self):
-        return f"{self.relay.host}:{self.relay.public}"
+        host = self.relay.host
+        return f"[{host}]:{self.relay.public}" if ":" in host else f"{host}:{self.relay.public}"
 
     async def serve_forever(self):
         """Ends only with an error: one that no retry can help."""

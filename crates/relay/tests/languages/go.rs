@@ -53,6 +53,11 @@ fn forwarders() {
     MODES.into_iter().filter_map(forward).for_each(rig::forwards);
 }
 
+#[test]
+fn forwarders_to_a_service_that_speaks_first() {
+    MODES.into_iter().filter_map(forward).for_each(rig::speaks_first);
+}
+
 /// Multiplex is not among them: a stream of hashicorp/yamux cannot be reset.
 #[test]
 fn forwarders_carry_an_abort() {

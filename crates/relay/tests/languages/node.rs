@@ -44,3 +44,11 @@ fn forwarders_carry_an_abort() {
         rig::carries_an_abort(forward("pool"));
     }
 }
+
+#[test]
+fn forwarders_to_a_service_that_speaks_first() {
+    if support::have(&["node"]) {
+        rig::speaks_first(forward("event"));
+        rig::speaks_first(forward("pool"));
+    }
+}

@@ -62,3 +62,10 @@ fn forwarder_carries_an_abort() {
         rig::carries_an_abort(forward);
     }
 }
+
+#[test]
+fn forwarder_to_a_service_that_speaks_first() {
+    if support::have(&["python3"]) {
+        rig::speaks_first(forward);
+    }
+}

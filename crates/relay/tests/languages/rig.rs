@@ -1,6 +1,7 @@
 //! What every example must do, by what it claims.
 
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::thread;
 
@@ -91,6 +92,16 @@ pub(crate) fn carries_an_abort(start: impl Fn(&str, &str) -> Command) {
         let (_example, at) = support::reachable(&mut start(relay, &service));
         User::of(at).is_reset();
     }
+}
+
+/// A forwarder, whose service speaks before its users do.
+pub(crate) fn speaks_first(start: impl Fn(&str, &str) -> Command) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let service = listener.local_addr().unwrap().port().to_string();
+    thread::spawn(move || listener.incoming().try_for_each(|user| user?.write_all(b"welcome")));
+    let (_relay, port) = support::relay();
+    let (_example, at) = support::reachable(&mut start(&format!("localhost:{port}"), &service));
+    User::of(at).is_greeted("welcome");
 }
 
 /// An example says what is wrong with an invite that is not quite right, and does nothing more.
