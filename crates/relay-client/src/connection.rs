@@ -98,6 +98,8 @@ impl Connection {
     /// aborted, or one side has finished and the other is silent for `idle`. Counts bytes in `moved`
     /// as they go. What was read before is not given again, and what was written goes first. Dropping the future
     /// resets both.
+    // Hidden as its types are those of the data path, which promises nothing to others than the forwarder.
+    #[doc(hidden)]
     pub async fn pipe(mut self, service: Socket, moved: &Moved, idle: Duration) -> End {
         match self.carrier.take() {
             Some(Carrier::Stream(stream)) => stream.pipe(service, Side::Service, moved, idle).await,

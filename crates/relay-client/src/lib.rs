@@ -1,18 +1,37 @@
 //! Lets a program behind NAT be reached: it asks a relay for a public port and takes the users who
 //! connect there, without a port of its own.
 //!
-//! ```no_run
-//! use relay_client::Listener;
+//! ```
+//! use relay_client::{Listener, Protocol};
+//! use tokio::io::AsyncWriteExt;
 //!
-//! # async fn serve(_: relay_client::Connection) {}
-//! #[tokio::main]
-//! async fn main() -> std::io::Result<()> {
-//!     let mut listener = Listener::builder("relay.example.com:7000")?.bind().await?;
-//!     println!("reachable at {}", listener.public_address());
-//!     loop {
-//!         tokio::spawn(serve(listener.accept().await?));
-//!     }
-//! }
+//! # async fn relay() -> std::io::Result<String> {
+//! #     let control = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! #     let address = control.local_addr()?.to_string();
+//! #     tokio::spawn(async move {
+//! #         let (mut client, _) = control.accept().await.unwrap();
+//! #         client.write_all(b"relay/1\n7001\nTICKET\n").await.unwrap();
+//! #         let _user = control.accept().await.unwrap();
+//! #         std::future::pending::<()>().await
+//! #     });
+//! #     Ok(address)
+//! # }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> std::io::Result<()> {
+//! # let url = relay().await?;
+//! // An invite, tls://HOST[:PORT], or HOST[:PORT] of an open relay.
+//! let mut listener = Listener::builder(&url)?
+//!     .protocol(Protocol::Event) // or Pool, or Multiplex, which it is by default
+//!     .bind()
+//!     .await?;
+//! println!("reachable at {}", listener.public_address());
+//!
+//! let mut user = listener.accept().await?;
+//! println!("user {:?}", user.user_addr());
+//! user.write_all(b"hello").await?;
+//! user.shutdown().await?;
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! The listener keeps its tunnel up: after a relay that restarts or a network that fails it tries again, for ever,
