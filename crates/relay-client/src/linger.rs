@@ -130,7 +130,7 @@ mod tests {
     /// A user's connection, which counts as live, and its far end.
     async fn connection(live: &TaskTracker) -> (Connection, TcpStream) {
         let (near, far) = pair().await;
-        (Connection::from_socket(near.into(), Vec::new(), None, live.token()), far)
+        (Connection::from_socket(near.into(), Vec::new(), live.token()), far)
     }
 
     /// A carrier that has sent its end, and its far end.
