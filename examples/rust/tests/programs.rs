@@ -7,6 +7,7 @@ use relay::testing::Relay;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
+use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -114,7 +115,8 @@ async fn axum_ends_when_the_relay_is_of_no_use_any_more() {
 async fn tonic_serves_and_knows_its_users() {
     let relay = Relay::start().await.unwrap();
     let mut program = Program::start(env!("CARGO_BIN_EXE_tonic"), &relay.url()).await;
-    let mut client = HealthClient::connect(format!("http://{}", program.address)).await.unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{}", program.address)).unwrap();
+    let mut client = HealthClient::new(within("a connection", endpoint.connect()).await.unwrap());
     let answer = within("an answer", client.check(HealthCheckRequest::default())).await.unwrap();
     assert_eq!(answer.into_inner().status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
     let said = program.line().await;

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use relay_client::{Protocol, Relay};
 use relay_proto::identity::Name;
 use relay_proto::network;
+use relay_proto::proxy::Version;
 use tracing_subscriber::EnvFilter;
 
 use super::TEMPLATE;
@@ -75,6 +76,9 @@ pub struct ForwardFlags {
     #[arg(long, value_name = "CIDR", env = "RELAY_ALLOW", hide_env = true, value_parser = network::parse)]
     #[arg(value_delimiter = ',')]
     pub allow: Vec<IpNet>,
+    /// Tell the service where users are: v1 or v2
+    #[arg(long, value_name = "VERSION", env = "RELAY_PROXY_PROTOCOL", hide_env = true, value_parser = str::parse::<Version>)]
+    pub proxy_protocol: Option<Version>,
     /// A file with the invite: arguments show in `ps`
     #[arg(long, value_name = "FILE", env = "RELAY_INVITE_FILE", hide_env = true, value_parser = Quiet(path))]
     pub invite_file: Option<PathBuf>,

@@ -16,6 +16,7 @@ state = "state"
 open = true
 host = "vps.example:443"
 plain_text = true
+proxy_protocol = ["10.0.0.0/8", "192.0.2.1"]
 no_bbr = true
 identities_file = "identities"
 
