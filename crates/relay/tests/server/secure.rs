@@ -41,7 +41,7 @@ pub(crate) fn self_signed() -> (String, String) {
 pub(crate) struct Secure {
     pub(crate) relay: Relay,
     pub(crate) identities: Identities,
-    der: CertificateDer<'static>,
+    pub(crate) der: CertificateDer<'static>,
     /// What its clients without a certificate share: the sessions that they can resume, too.
     pub(crate) client: Arc<ClientConfig>,
 }
