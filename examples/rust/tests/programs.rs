@@ -99,6 +99,7 @@ async fn axum_knows_its_users_and_ends_when_it_is_told_to() {
     assert!(Command::new("kill").args(["-INT", &id]).status().await.unwrap().success());
     // The idle connection is ended cleanly, and the program with it.
     assert_eq!(within("the end", user.read(&mut [0])).await.unwrap(), 0);
+    drop(user);
     assert!(within("an exit", program.child.wait()).await.unwrap().success());
 }
 
