@@ -77,7 +77,9 @@ async fn a_listener_that_is_dropped_amid_accepts_lives_on_in_those_it_accepted()
         } else {
             within("the port is freed", others).await.unwrap();
         }
-        go.into_iter().for_each(|tell| tell.send(()).unwrap());
+        for tell in go {
+            tell.send(()).unwrap();
+        }
         within("all of them", tasks.join_all()).await;
     }
 }

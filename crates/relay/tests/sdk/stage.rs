@@ -56,7 +56,7 @@ pub(crate) async fn echo(connection: Connection) {
 
 /// Sends bytes to an echo, ends, and compares what comes back to the end.
 pub(crate) async fn is_echoed(mut user: Peer, len: usize, seed: usize) {
-    let bytes: Vec<u8> = (0..len).map(|at| (at * 31 ^ at >> 8 ^ seed).to_le_bytes()[0]).collect();
+    let bytes: Vec<u8> = (0..len).map(|at| ((at * 31) ^ (at >> 8) ^ seed).to_le_bytes()[0]).collect();
     let (mut from, mut to) = user.0.split();
     let mut got = Vec::new();
     let exchange = async {

@@ -33,6 +33,13 @@ impl Path {
     }
 }
 
+/// Lets all tasks go on until they have nothing to do but wait.
+async fn settle() {
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("nothing happened")
 }
@@ -68,6 +75,9 @@ async fn read(mut from: impl AsyncRead + Unpin, sizes: &[usize]) -> Vec<u8> {
     assert_eq!(from.read(&mut buffer).await.unwrap(), 0, "the end does not go away");
     got
 }
+
+/// A link that has nothing else to do pings its peer some time after that.
+const SOON: Duration = Duration::from_secs(8);
 
 /// Both ends write and read at once; all arrives, and nothing is left of the stream.
 async fn talk(user: Stream, service: Stream, len: usize, sizes: &[usize]) {
@@ -166,10 +176,7 @@ async fn a_drop_without_an_end_is_a_reset_for_whoever_waits() {
                 assert_eq!(error.kind(), ErrorKind::ConnectionReset);
                 assert!(is_reset(writer.flush().await) && is_reset(writer.shutdown().await));
             });
-            // Until it has nothing to do but wait.
-            for _ in 0..1000 {
-                tokio::task::yield_now().await;
-            }
+            settle().await;
             drop(drops);
             assert!(is_reset(within(reads).await.unwrap()));
             within(writes).await.unwrap();
@@ -198,7 +205,7 @@ async fn a_link_that_is_lost_is_a_reset() {
 async fn a_reader_that_never_reads_is_waited_for_and_holds_nobody_up() {
     for secure in SECURE {
         let path = Path::new(Config::default(), secure).await;
-        let (mut user, service) = path.stream().await;
+        let (mut user, mut service) = path.stream().await;
         let mut written = 0;
         while let Ok(wrote) = timeout(Duration::from_millis(300), user.write(&[1; 10_000])).await {
             written += wrote.unwrap();
@@ -207,9 +214,30 @@ async fn a_reader_that_never_reads_is_waited_for_and_holds_nobody_up() {
         assert_eq!(path.forwarder.0.state().session.queued_bytes(), 262_144);
         let (other, its_service) = path.stream().await;
         talk(other, its_service, 1_000_000, &[50_000]).await;
+        settle().await;
+        // Once it reads, the rest comes: sooner than the link would wake by itself.
+        let all = timeout(SOON, service.read_exact(&mut vec![0; written])).await;
+        all.expect("no credit was renewed").unwrap();
         drop((user, service));
         path.is_empty().await;
         assert_eq!(path.forwarder.0.state().session.queued_bytes(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_link_finishes_once_the_last_program_has_read() {
+    for secure in SECURE {
+        let path = Path::new(Config::default(), secure).await;
+        let (mut user, mut service) = path.stream().await;
+        write(&mut user, b"read at last", &[100]).await;
+        within(service.shutdown()).await.unwrap();
+        within(user.read_u8()).await.unwrap_err();
+        path.forwarder.finish();
+        settle().await;
+        assert_eq!(path.forwarder.streams(), 1, "a byte is still to be read");
+        assert_eq!(read(&mut service, &[100]).await, b"read at last");
+        let ended = timeout(SOON, path.forwarder.ended()).await;
+        assert_eq!(ended.expect("nobody told the link"), Ended::Finished);
     }
 }
 
