@@ -30,7 +30,8 @@ async fn the_service_is_told_where_users_are() {
             let listener = TcpListener::bind(any()).await.unwrap();
             let service = listener.local_addr().unwrap().to_string();
             let config = forward::Config { proxy_protocol: Some(version), ..config(&service, port, protocol) };
-            let public = Forwarder::configured(config).established().await;
+            let mut forwarder = Forwarder::configured(config);
+            let public = forwarder.established().await;
             let mut user = user(public).await;
             // The user is silent, and the service speaks first.
             let (mut served, _) = within("a dial", listener.accept()).await.unwrap();
