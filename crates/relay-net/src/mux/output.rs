@@ -178,7 +178,9 @@ impl Shared {
         }
         let settled = state.output.take_settled();
         drop(state);
-        settled.iter().for_each(|slot| slot.settle());
+        for slot in &settled {
+            slot.settle();
+        }
         self.state()
     }
 
