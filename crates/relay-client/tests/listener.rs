@@ -59,11 +59,6 @@ async fn is_closed(client: &mut TcpStream) {
     }
 }
 
-/// A listener that asks as the original does.
-fn plain(relay: RelayAddr) -> Builder {
-    Listener::to(Relay::Plain(relay)).user_addresses(false)
-}
-
 /// Serves a user as an echo would.
 fn echo(user: Connection) {
     tokio::spawn(async move {
@@ -77,6 +72,11 @@ fn echo(user: Connection) {
         });
         user.pipe(near.into(), &Moved::default(), PATIENCE).await;
     });
+}
+
+/// A listener that wants no more of its relay than the original could do.
+fn bare(relay: RelayAddr) -> Builder {
+    Listener::to(Relay::Plain(relay)).user_addresses(false)
 }
 
 async fn event_of(events: &mut Events) -> Event {
@@ -98,7 +98,7 @@ async fn bound(
     request: &str,
     answer: &str,
 ) -> (Listener, TcpStream) {
-    let bind = plain(stage.address()).protocol(protocol).members(members).bind();
+    let bind = bare(stage.address()).protocol(protocol).members(members).bind();
     let relay = async {
         let mut client = stage.hears(request).await;
         says(&mut client, answer).await;
@@ -111,7 +111,7 @@ async fn bound(
 #[tokio::test]
 async fn bind_gives_the_first_failure() {
     let nobody = Stage::new().await.address();
-    let error = plain(nobody.clone()).bind().await.unwrap_err();
+    let error = bare(nobody.clone()).bind().await.unwrap_err();
     assert!(matches!(error, Error::Dial(_)) && error.is_temporary());
     assert!(error.to_string().starts_with(&format!("cannot connect to {nobody}: ")), "{error}");
 }
@@ -125,7 +125,7 @@ async fn a_close_without_an_answer_asks_for_an_invite() {
             // Dropped with the request unread, the connection is reset.
             if clean { drop(stage.hears("multiplex\n").await) } else { drop(stage.control.accept().await.unwrap()) }
         };
-        let (error, ()) = tokio::join!(plain(relay.clone()).bind(), close);
+        let (error, ()) = tokio::join!(bare(relay.clone()).bind(), close);
         let error = error.unwrap_err();
         assert!(error.is_temporary());
         assert_eq!(
@@ -145,7 +145,7 @@ async fn what_is_no_relay_is_told_so_escaped() {
         says(&mut client, "HTTP/1.1 400 \x1b[31mBad Request\r\n\r\n").await;
         client
     };
-    let (error, _client) = tokio::join!(plain(stage.address()).bind(), answer);
+    let (error, _client) = tokio::join!(bare(stage.address()).bind(), answer);
     let error = error.unwrap_err();
     assert!(matches!(error, Error::Misbehaved { .. }) && error.is_temporary());
     assert!(error.to_string().contains("\\u{1b}[31mBad") && error.to_string().ends_with("is it a relay?"), "{error}");
@@ -160,14 +160,14 @@ async fn a_relay_that_stays_silent_is_given_up() {
         tokio::time::pause();
         client
     };
-    let (error, _client) = tokio::join!(plain(stage.address()).bind(), silent);
+    let (error, _client) = tokio::join!(bare(stage.address()).bind(), silent);
     assert!(matches!(error.unwrap_err(), Error::Silent { .. }));
 }
 
 #[tokio::test]
 async fn each_cause_is_told_once_not_at_each_try() {
     let stage = Stage::new().await;
-    let builder = plain(stage.address()).protocol(Protocol::Event).retry_first(true);
+    let builder = bare(stage.address()).protocol(Protocol::Event).retry_first(true);
     let mut events = builder.events();
     let bind = tokio::spawn(builder.bind());
     drop(stage.hears("event\nnew\n").await);
@@ -248,7 +248,7 @@ async fn many_tickets_at_once_are_all_claimed() {
 #[tokio::test]
 async fn a_ticket_that_is_none_costs_the_tunnel_only() {
     let stage = Stage::new().await;
-    let builder = plain(stage.address()).protocol(Protocol::Event);
+    let builder = bare(stage.address()).protocol(Protocol::Event);
     let mut events = builder.events();
     let (bind, mut control) = tokio::join!(builder.bind(), async {
         let mut control = stage.hears("event\nnew\n").await;

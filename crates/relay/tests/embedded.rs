@@ -136,59 +136,6 @@ async fn a_closed_listener_frees_its_port_and_leaves_its_users() {
     }
 }
 
-#[tokio::test]
-async fn a_listener_dropped_in_the_middle_of_accepts_loses_only_who_was_not_accepted() {
-    for protocol in PROTOCOLS {
-        let relay = Relay::start().await.unwrap();
-        let mut listener = bound(&relay.url(), protocol).await;
-        let address = listener.public_address();
-        let users: Vec<_> = (0..40)
-            .map(|_| {
-                let address = address.clone();
-                tokio::spawn(async move {
-                    let mut user = TcpStream::connect(address.to_string()).await?;
-                    user.write_all(b"hello").await?;
-                    user.read_exact(&mut [0; 5]).await?;
-                    user.shutdown().await
-                })
-            })
-            .collect();
-        for _ in 0..10 {
-            tokio::spawn(echo(within("a user", listener.accept()).await.unwrap()));
-        }
-        let handle = listener.handle();
-        drop(listener);
-        let mut served = 0;
-        for user in users {
-            served += usize::from(within("an end", user).await.unwrap().is_ok());
-        }
-        assert_eq!(served, 10);
-        within("all are gone", handle.finish()).await;
-    }
-}
-
-#[tokio::test]
-async fn a_thousand_users_accepted_and_abandoned_leave_nothing_behind() {
-    for protocol in PROTOCOLS {
-        let relay = Relay::start().await.unwrap();
-        let mut listener = bound(&relay.url(), protocol).await;
-        let (address, handle) = (listener.public_address(), listener.handle());
-        let users = tokio::spawn(async move {
-            for _ in 0..1_000 {
-                let mut user = user(&address).await;
-                let error = within("a reset", user.read(&mut [0])).await.unwrap_err();
-                assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-            }
-        });
-        for _ in 0..1_000 {
-            drop(within("a user", listener.accept()).await.unwrap());
-        }
-        within("all users", users).await.unwrap();
-        drop(listener);
-        within("nobody is left", handle.finish()).await;
-    }
-}
-
 async fn lost_and_back(relay: &mut Relay, events: &mut Events, handle: &Handle) {
     let before = handle.public_address();
     relay.restart().await.unwrap();

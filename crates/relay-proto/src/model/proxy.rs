@@ -10,8 +10,8 @@ pub fn run(bytes: &[u8], at: usize, user: SocketAddr, public: SocketAddr, length
     let _ = read(bytes, lengths);
     for version in [Version::V1, Version::V2] {
         let good = Header::Proxied { user, public }.encode(version);
-        let (header, used) = read(&good, lengths).expect("good").expect("whole");
-        assert_eq!(used, good.len());
+        let (header, taken) = read(&good, lengths).expect("good").expect("whole");
+        assert_eq!(taken, good.len());
         assert_eq!(header.encode(version), good);
         let at = at % (good.len() + 1);
         let _ = read(&[&good[..at], bytes, &good[at..]].concat(), lengths);

@@ -55,8 +55,7 @@ pub struct ServerFlags {
 /// Forward a relay's users to a service
 #[derive(Clone, Debug, Default, Args)]
 #[command(help_template = TEMPLATE, after_help = "\
-Example: relay forward 8080 --invite-file laptop.invite
-         relay forward unix:/run/web.sock vps.example --mode pool")]
+Example: relay forward 8080 --invite-file laptop.invite")]
 pub struct ForwardFlags {
     /// Where the service listens: PORT, HOST:PORT or unix:PATH
     #[arg(value_parser = Quiet(service))]
@@ -77,7 +76,7 @@ pub struct ForwardFlags {
     #[arg(value_delimiter = ',')]
     pub allow: Vec<IpNet>,
     /// Tell the service where users are: v1 or v2
-    #[arg(long, value_name = "VERSION", env = "RELAY_PROXY_PROTOCOL", hide_env = true, value_parser = str::parse::<Version>)]
+    #[arg(long, value_name = "V", env = "RELAY_PROXY_PROTOCOL", hide_env = true, value_parser = str::parse::<Version>)]
     pub proxy_protocol: Option<Version>,
     /// A file with the invite: arguments show in `ps`
     #[arg(long, value_name = "FILE", env = "RELAY_INVITE_FILE", hide_env = true, value_parser = Quiet(path))]

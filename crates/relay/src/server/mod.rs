@@ -387,13 +387,11 @@ impl Relay {
 
     /// Counts that a balancer's connection had no header, and says why.
     fn no_header(&self, port: u16, balancer: SocketAddr, why: &NoHeader) {
-        match why {
-            NoHeader::Closed => debug!(peer = %balancer, "{why}"),
-            _ => {
-                self.bite("proxy_protocol");
-                self.say(why.kind(), port, balancer, why);
-            }
+        if let NoHeader::Closed = why {
+            return debug!(peer = %balancer, "{why}");
         }
+        self.bite("proxy_protocol");
+        self.say(why.kind(), port, balancer, why);
     }
 
     /// Users who wait for clients from there.

@@ -154,10 +154,8 @@ impl Pool {
     fn user(&self, user: tunnel::User) -> User {
         let tunnel::User { stream, address, beginning, place, stay } = user;
         let limits = self.tunnel.limits();
-        let (manner, wait) = match self.tunnel.proxied {
-            true => (Manner::Eager, limits.member_wait),
-            false => (Manner::Silent, limits.silent),
-        };
+        let (manner, wait) =
+            if self.tunnel.proxied { (Manner::Eager, limits.member_wait) } else { (Manner::Silent, limits.silent) };
         let key = lock(&self.matching).key();
         User { stream, address, beginning, key, manner, until: Instant::now() + wait, place, stay }
     }

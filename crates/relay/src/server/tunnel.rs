@@ -40,6 +40,9 @@ const CONTEST: Duration = Duration::from_millis(2500);
 const NOT_LISTED: &str =
     "a user began with a PROXY header; if it is your balancer, list its network in `proxy_protocol`";
 
+/// What is said of a user for whom there is no file descriptor.
+const NO_DESCRIPTORS: &str = "the process has no room for more users";
+
 /// What is said of a user who lost its place.
 const CROWDED: &str = "too many users wait";
 
@@ -220,6 +223,10 @@ impl PublicPort {
 
     /// Has a balancer say whom it brings; [`accept`](Self::accept) sees the user then.
     fn hear(&self, tunnel: &Tunnel, stream: TcpStream, balancer: SocketAddr) {
+        if tunnel.relay.descriptors.is_reserve(&stream) {
+            reset(stream);
+            return tunnel.relay.refuse("descriptors", tunnel.port, balancer, NO_DESCRIPTORS);
+        }
         let mut place = self.waiting.crowd.enter(balancer.ip());
         let (relay, over, port) = (tunnel.relay.clone(), tunnel.over.clone(), tunnel.port);
         let introductions = self.introductions.sender();
@@ -373,7 +380,7 @@ impl Tunnel {
             return Err(("allow", "a user from a network that is not let in"));
         }
         if self.relay.descriptors.is_reserve(stream) {
-            return Err(("descriptors", "the process has no room for more users"));
+            return Err(("descriptors", NO_DESCRIPTORS));
         }
         let room = self.room.clone().try_acquire_owned();
         let room = room.map_err(|_| ("users_per_tunnel", "the tunnel has no room for more users"))?;

@@ -31,7 +31,7 @@ async fn a_thousand_connections_that_are_abandoned_leave_nothing_behind() {
         let served = tokio::spawn(is_echoed(user, 100_000, 1));
         echo(accept(&mut listener).await).await;
         served.await.unwrap();
-        within("nobody is left", listener.close()).await;
+        within("nobody is left", listener.handle().finish()).await;
     }
 }
 

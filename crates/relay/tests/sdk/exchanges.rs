@@ -26,7 +26,7 @@ async fn sixty_four_users_at_once_get_back_what_they_send() {
             tasks.spawn(echo(accept(&mut listener).await));
         }
         within("all of them", tasks.join_all()).await;
-        within("nobody is left", listener.close()).await;
+        within("nobody is left", listener.handle().finish()).await;
     }
 }
 
@@ -61,7 +61,7 @@ async fn either_side_may_finish_first() {
         within("the rest", connection.read_to_string(&mut said)).await.unwrap();
         assert_eq!(said, "hello, goodbye");
         drop(connection);
-        within("nobody is left", listener.close()).await;
+        within("nobody is left", listener.handle().finish()).await;
     }
 }
 
@@ -136,6 +136,6 @@ async fn what_was_written_before_the_end_arrives_although_the_program_is_gone() 
         program.await.unwrap();
         drop(from);
         to.forget();
-        within("nobody is left", listener.close()).await;
+        within("nobody is left", listener.handle().finish()).await;
     }
 }

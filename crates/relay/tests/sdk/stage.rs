@@ -1,7 +1,7 @@
 //! A relay, programs with a tunnel there, and their users.
 
 use relay::identity::Rights;
-use relay_client::{Connection, Listener, Protocol, RelayAddr, Tls, Trust};
+use relay_client::{Connection, Invite, Listener, Protocol, Relay, RelayAddr};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, split};
 
@@ -29,11 +29,13 @@ impl Stage {
 
     pub(crate) async fn listen(&self, (protocol, secure): (Protocol, bool)) -> Listener {
         let relay: RelayAddr = self.0.relay.control.to_string().parse().unwrap();
-        let mut builder = Listener::builder(relay).protocol(protocol);
-        if secure {
-            let trust = Trust::Pin(Sha256::digest(&self.0.der).into());
-            builder = builder.tls(Tls::new(trust, None).unwrap().identity("laptop".parse().unwrap(), token("laptop")));
-        }
+        let relay = if secure {
+            let pin = Some(Sha256::digest(&self.0.der).into());
+            Relay::Invite(Invite { name: "laptop".parse().unwrap(), token: token("laptop"), relay, pin })
+        } else {
+            Relay::Plain(relay)
+        };
+        let builder = Listener::to(relay).protocol(protocol);
         within("a tunnel", builder.bind()).await.unwrap()
     }
 }

@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 
+use relay::identity::Rights;
 use relay::server::Anonymous;
 use relay::{Config, Limits};
+use relay_client::{Invite, Listener, Protocol};
+use relay_proto::auth::Binding;
 
 use crate::multiplex::{ACK, DATA, FIN, Forwarder, RST, WINDOW, frame};
-use crate::secure::{Line, Secure, identity};
+use crate::secure::{Line, Secure, identity, token};
 use crate::support::{Peer, Relay, SHORT, chat, is_reset, own_ports, user, within};
 
 /// What a client is told about a user who connected by itself.
@@ -229,6 +232,27 @@ async fn another_form_is_refused() {
     }
 }
 
+#[tokio::test]
+async fn our_client_knows_where_its_users_are() {
+    let secure = Secure::start([identity("laptop", Rights::default())]).await;
+    let Binding::Certificate(pin) = secure.binding() else { panic!("not over TLS") };
+    let relay = secure.relay.control.to_string().parse().unwrap();
+    let invite = relay_client::Relay::Invite(Invite {
+        name: "laptop".parse().unwrap(),
+        token: token("laptop"),
+        relay,
+        pin: Some(pin),
+    });
+    for protocol in [Protocol::Multiplex, Protocol::Pool, Protocol::Event] {
+        let builder = Listener::to(invite.clone()).protocol(protocol);
+        let mut listener = within("a tunnel", builder.bind()).await.unwrap();
+        let user = user(listener.public_address().port()).await;
+        let served = within("a user", listener.accept()).await.unwrap();
+        assert_eq!(served.user_addr(), Some(user.0.local_addr().unwrap()));
+        assert_eq!(served.public_addr(), Some(user.0.peer_addr().unwrap()));
+    }
+}
+
 /// A relay that takes 127.0.0.2 for a load balancer.
 async fn behind(limits: Limits) -> Relay {
     let balancers = vec!["127.0.0.2/32".parse().unwrap()];
@@ -435,7 +459,7 @@ async fn who_is_introduced_when_the_tunnel_ends_is_reset() {
 #[tokio::test]
 async fn tls_may_follow_a_header() {
     let balancers = vec!["127.0.0.2/32".parse().unwrap()];
-    let secure = Secure::configured([identity("laptop", relay::identity::Rights::default())], |config| {
+    let secure = Secure::configured([identity("laptop", Rights::default())], |config| {
         config.balancers = balancers;
     })
     .await;
