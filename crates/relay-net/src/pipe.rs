@@ -90,16 +90,6 @@ pub struct Beginning {
     pub refuses: Option<Refuses>,
 }
 
-impl Beginning {
-    /// Moves what goes ahead into `buffer`, as much of it as fits.
-    pub(crate) fn give(&mut self, buffer: &mut [u8]) -> usize {
-        let length = self.ahead.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&self.ahead[..length]);
-        self.ahead.drain(..length);
-        length
-    }
-}
-
 /// Joins two sockets until both directions have ended.
 ///
 /// Each party's end-of-file is passed to the other behind all its bytes, and the other direction lives on. An

@@ -17,7 +17,8 @@ use tokio::time;
 use super::limit::Limit;
 use super::output::{Output, Written};
 use super::path::Path;
-use super::stream::{Cause, Slot, Stream};
+use super::slot::{Cause, Slot};
+use super::stream::Stream;
 use crate::pipe::Beginning;
 use crate::rate::Bucket;
 use crate::socket::Socket;
@@ -138,7 +139,7 @@ pub(super) struct Shared {
 }
 
 /// What the tasks of a link share. Locked for moments, never across a system call; a slot's lock is
-/// taken before this one, never after.
+/// taken before this one, never after, but for its outbox.
 pub(super) struct State {
     pub(super) session: Session,
     pub(super) slots: HashMap<StreamId, Arc<Slot>>,
@@ -206,7 +207,8 @@ impl Link {
         self.open_with(Beginning::default()).await
     }
 
-    /// As [`open`](Self::open), for a stream that begins so: what goes ahead leaves with its SYN, in one write.
+    /// As [`open`](Self::open), for a stream that begins so. What goes ahead, at most 1 KiB, leaves with its SYN, in one
+    /// write.
     ///
     /// # Errors
     /// As of [`open`](Self::open).
@@ -329,7 +331,9 @@ impl Shared {
                 return;
             }
             state.accepted.clear();
-            (std::mem::take(&mut state.slots), state.output.unwritten())
+            let mut unwritten = state.output.unwritten();
+            unwritten.extend(state.output.unsettled.drain(..).map(|slot| slot.id.get()));
+            (std::mem::take(&mut state.slots), unwritten)
         };
         self.phase.send_replace(Phase::Ended(why));
         self.unacknowledged.close();
