@@ -14,7 +14,7 @@ use crate::support;
 const LANGUAGES: [&str; 5] = ["python", "go", "js", "c", "bash"];
 
 fn file(name: &str) -> String {
-    fs::read_to_string(support::example("..").to_owned() + "/" + name).unwrap_or_else(|error| panic!("{name}: {error}"))
+    fs::read_to_string(support::example(&format!("../{name}"))).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// Panics unless each block in one of the languages is quoted from a file; says how many there are.
