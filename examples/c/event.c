@@ -2,9 +2,9 @@
  *
  *     cc -std=c11 -o event event.c && ./event HOST PORT
  *
- * The control connection says `event`, `new`, and is answered with our public port. Then it brings one line for each user:
- * a ticket. To take the user, dial the relay again and hand in the ticket; what follows on that connection is the user's
- * bytes. A user whose ticket nobody hands in is closed after 10 seconds. */
+ * The control connection says `event`, `new`, and is answered with our public port. Then it brings one line for each
+ * user: a ticket. To take the user, dial the relay again and hand in the ticket; what follows on that connection is
+ * the user's bytes. A user whose ticket nobody hands in is closed after 10 seconds. */
 #define _POSIX_C_SOURCE 200809L
 #include <netdb.h>
 #include <netinet/in.h>

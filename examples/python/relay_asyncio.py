@@ -292,7 +292,7 @@ class Relay:
             match greeting.split():
                 case ["relay/1", *features]:
                     return reader, writer, features
-            abort(writer)
+            writer.close()
             if greeting or self.name:
                 raise ConnectionError("that is no relay, or it does not answer")
             self.old = True

@@ -3,8 +3,8 @@
 #
 #     event_tls.sh INVITE COMMAND…         for example: event_tls.sh "$(cat invite)" cat
 #
-# It ends with its tunnel; users who are here stay. Others on this machine may see the token in `ps`. docs/PROTOCOL.md
-# specifies the lines in section 7, the proof in 8, TLS in 9.
+# It ends with its tunnel; users who are here stay. Others on this machine may see the token in `ps`, and the program
+# sees an end where a user was aborted. docs/PROTOCOL.md specifies the lines in section 7, the proof in 8, TLS in 9.
 set -euo pipefail
 fail() { echo "$*" >&2; exit 1; }
 

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"io"
 
 	"github.com/hashicorp/yamux"
 )
@@ -19,11 +20,23 @@ func ListenMultiplex(where string) (*Listener, error) {
 		stop := context.AfterFunc(l.ctx, func() { session.GoAway() })
 		defer stop()
 		for {
-			stream, err := session.AcceptStream()
+			accepted, err := session.AcceptStream()
 			if err != nil {
 				return err
 			}
+			stream := stream{accepted}
 			go l.admit(newUser(stream, newReader(stream)), link.proxy)
 		}
 	})
+}
+
+// stream knows a link that was lost from a user who has ended, which yamux does not.
+type stream struct{ *yamux.Stream }
+
+func (s stream) Read(p []byte) (int, error) {
+	n, err := s.Stream.Read(p)
+	if err == io.EOF && s.Session().IsClosed() {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
 }

@@ -93,11 +93,28 @@ func (r *relay) dial() (net.Conn, error) {
 	dialer := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 20 * time.Second, Interval: 10 * time.Second, Count: 3,
 	}}
-	at := net.JoinHostPort(r.host, r.port)
-	if r.tls == nil {
-		return dialer.DialContext(ctx, "tcp", at)
+	connection, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(r.host, r.port))
+	if err != nil || r.tls == nil {
+		return connection, err
 	}
-	return (&tls.Dialer{NetDialer: &dialer, Config: r.tls}).DialContext(ctx, "tcp", at)
+	secure := tls.Client(strict{connection.(*net.TCPConn)}, r.tls)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		connection.Close()
+		return nil, err
+	}
+	return secure, nil
+}
+
+// strict is the connection under TLS. Only close_notify ends one direction; crypto/tls would take a FIN for it, too,
+// which anybody can make.
+type strict struct{ *net.TCPConn }
+
+func (s strict) Read(p []byte) (int, error) {
+	n, err := s.TCPConn.Read(p)
+	if err == io.EOF {
+		err = errCut
+	}
+	return n, err
 }
 
 // link is the connection that a tunnel was opened with. Bytes behind the last line are read from it, too.
@@ -247,7 +264,7 @@ func abort(connection net.Conn) {
 	if secure, ok := connection.(*tls.Conn); ok {
 		connection = secure.NetConn()
 	}
-	if tcp, ok := connection.(*net.TCPConn); ok {
+	if tcp, ok := connection.(interface{ SetLinger(int) error }); ok {
 		tcp.SetLinger(0)
 	}
 	connection.Close()
@@ -260,6 +277,7 @@ func (r refusal) Error() string { return fmt.Sprintf("the relay refuses: %q", st
 
 var (
 	errClosed    = errors.New("the relay has closed the connection")
+	errCut       = errors.New("the connection was cut")
 	errNoRelay   = errors.New("that is no relay")
 	errUntrusted = errors.New("the relay's certificate is not the one that the invite names: ask for a new one")
 )

@@ -6,6 +6,7 @@
 mod support;
 
 mod c;
+mod cut;
 mod go;
 mod node;
 mod old_relay;
