@@ -100,6 +100,18 @@ fn is_about_time(error: &CertificateError) -> bool {
     matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
 }
 
+impl Tls {
+    /// A connection to the relay on which nothing has been said, for programs that say the lines themselves.
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// The relay cannot be reached, or is not the one that is trusted.
+    pub async fn dial(&self, relay: &RelayAddr) -> Result<Socket, Error> {
+        let reach = Reach { relay: relay.clone(), tls: Some(self.clone()) };
+        Ok(reach.dial().await?.0)
+    }
+}
+
 /// What arrives next; nothing at an end. Holds no memory while it waits. Cancel safe.
 pub(crate) async fn next_bytes(socket: &Socket) -> io::Result<Vec<u8>> {
     loop {

@@ -17,7 +17,8 @@ use clap::{Arg, Parser, Subcommand};
 use relay_client::Relay;
 
 pub use self::flags::{
-    CheckFlags, ForwardFlags, IdentitiesFlags, InviteFlags, LinkFlags, PlaceFlags, RevokeFlags, ServerFlags,
+    CheckFlags, ConformanceClientFlags, ConformanceFlags, ConformanceRelayFlags, ConformanceSubject, ForwardFlags,
+    IdentitiesFlags, InviteFlags, LinkFlags, PlaceFlags, RevokeFlags, ServerFlags,
 };
 use self::flags::{DemoFlags, LogFlags};
 use self::original::{Original, go_flag, is_number, is_original};
@@ -49,6 +50,8 @@ pub enum Command {
     Identities(IdentitiesFlags),
     /// Check a configuration file.
     Check(CheckFlags),
+    /// Try somebody's relay or client.
+    Conformance(ConformanceSubject),
     /// Show it all in one process.
     Demo,
 }
@@ -144,6 +147,7 @@ enum ModernCommand {
     Revoke(RevokeFlags),
     Identities(IdentitiesFlags),
     Check(CheckFlags),
+    Conformance(ConformanceFlags),
     Demo(DemoFlags),
 }
 
@@ -159,6 +163,7 @@ impl Modern {
             ModernCommand::Revoke(flags) => Command::Revoke(flags),
             ModernCommand::Identities(flags) => Command::Identities(flags),
             ModernCommand::Check(flags) => Command::Check(flags),
+            ModernCommand::Conformance(ConformanceFlags { subject }) => Command::Conformance(subject),
             ModernCommand::Demo(DemoFlags {}) => Command::Demo,
         };
         Invocation { command, log: self.log.options() }

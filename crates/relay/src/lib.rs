@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod conformance;
 pub mod demo;
 pub mod forward;
 pub mod identity;

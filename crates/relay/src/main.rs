@@ -8,8 +8,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use relay::cli::{self, Command};
+use relay::cli::{self, Command, ConformanceSubject};
 use relay::config::{ConfigError, Configuration};
+use relay::conformance::{self, Report, Row};
 use relay::plan::{self, Place, PlanError, ServerPlan};
 use relay::state::commands::{self, CommandError};
 use relay::{demo, forward, logs, serve};
@@ -105,6 +106,12 @@ fn run(command: Command) -> Result<(), Failure> {
             told(commands::identities(&place.context(), flags.json, &mut io::stdout(), &mut io::stderr()))
         }
         Command::Check(flags) => check(&flags.file),
+        Command::Conformance(ConformanceSubject::Relay(flags)) => {
+            tried(async || conformance::relay::run(&flags.relay, tell).await)
+        }
+        Command::Conformance(ConformanceSubject::Client(flags)) => {
+            tried(async || conformance::client::run(flags.mode, flags.listen, tell).await)
+        }
         Command::Demo => {
             let announce = |url: &str| say(&format_args!("open {url} in a browser; Ctrl-C ends the demo"));
             until_signalled(async |shutdown| {
@@ -112,6 +119,28 @@ fn run(command: Command) -> Result<(), Failure> {
             })
         }
     }
+}
+
+/// Tries somebody, and fails if something failed, or not all was tried.
+fn tried(run: impl AsyncFnOnce() -> Result<Report, String>) -> Result<(), Failure> {
+    until_signalled(async |shutdown| {
+        let report = tokio::select! {
+            report = run() => report?,
+            () = shutdown => return Err("stopped before all was tried".into()),
+        };
+        say(&report);
+        match report.failures() {
+            0 => Ok(()),
+            1 => Err("1 check failed".into()),
+            failures => Err(format!("{failures} checks failed")),
+        }
+    })
+}
+
+/// A line of the table. Whoever does not read it wants no more.
+fn tell(row: &Row) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{row}").and_then(|()| out.flush())
 }
 
 fn told(ended: Result<(), CommandError>) -> Result<(), Failure> {

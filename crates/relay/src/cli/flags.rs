@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Arg, Args};
+use clap::{Arg, Args, Subcommand};
 use ipnet::IpNet;
 use relay_client::{Protocol, Relay};
 use relay_proto::identity::Name;
@@ -202,6 +202,59 @@ Prints a URL to open in a browser of this machine. Ctrl-C ends it.
 
 Example: relay demo")]
 pub(super) struct DemoFlags {}
+
+/// Try somebody's relay or client against the protocol
+#[derive(Clone, Debug, Args)]
+#[command(help_template = TEMPLATE, after_help = "\
+Prints what holds and what does not, and why each matters. Exit code 1 if
+something failed.
+
+Example: relay conformance relay localhost:7000
+         relay conformance client --mode event")]
+pub struct ConformanceFlags {
+    /// Of which kind it is.
+    #[command(subcommand)]
+    pub subject: ConformanceSubject,
+}
+
+/// Who is tried.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConformanceSubject {
+    /// A relay.
+    Relay(ConformanceRelayFlags),
+    /// A client.
+    Client(ConformanceClientFlags),
+}
+
+/// Try a relay
+#[derive(Clone, Debug, Args)]
+#[command(help_template = TEMPLATE, after_help = "\
+Opens some 200 tunnels there and comes as their users. It floods, too: not for
+a relay that others are using. An invite for it needs --max-tunnels 1000, since
+ports are kept for a while.
+
+Example: relay conformance relay localhost:7000")]
+pub struct ConformanceRelayFlags {
+    /// HOST[:PORT] for one that serves everyone, or an invite
+    #[arg(value_parser = Quiet(relay))]
+    pub relay: Relay,
+}
+
+/// Try a client
+#[derive(Clone, Debug, Args)]
+#[command(help_template = TEMPLATE, after_help = "\
+Waits for the client as a relay would, and comes as its users. Start it with a
+service that sends back what it gets, and in a loop if it does not reconnect.
+
+Example: relay conformance client --mode event --listen 127.0.0.1:7000")]
+pub struct ConformanceClientFlags {
+    /// How it takes users: multiplex, pool or event
+    #[arg(long, value_parser = values::mode)]
+    pub mode: Protocol,
+    /// Where it connects
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7000", value_parser = values::listen_address)]
+    pub listen: SocketAddr,
+}
 
 #[derive(Debug, Args)]
 pub(super) struct LogFlags {

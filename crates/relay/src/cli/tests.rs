@@ -59,6 +59,12 @@ fn meaning(line: &str) -> String {
         Command::Revoke(flags) => format!("revoke {}{}", flags.name, place(&flags.place)),
         Command::Identities(flags) => format!("identities json={}{}", flags.json, place(&flags.place)),
         Command::Check(flags) => format!("check {}", flags.file.display()),
+        Command::Conformance(ConformanceSubject::Relay(flags)) => {
+            format!("conformance relay {}", flags.relay.address())
+        }
+        Command::Conformance(ConformanceSubject::Client(flags)) => {
+            format!("conformance client {} {}", flags.mode, flags.listen)
+        }
         Command::Demo => "demo".into(),
     }
 }
@@ -108,6 +114,9 @@ fn every_form_is_understood() {
         ("identities", "identities json=false"),
         ("identities --json --config c", "identities json=true config=c"),
         ("check f.toml", "check f.toml"),
+        ("conformance relay host:1", "conformance relay host:1"),
+        ("conformance client --mode pool", "conformance client pool 127.0.0.1:7000"),
+        ("conformance client --mode event --listen [::1]:1 -v", "conformance client event [::1]:1"),
         ("demo", "demo"),
     ] {
         assert_eq!(meaning(line), wanted, "{line}");
@@ -158,6 +167,10 @@ fn wrong_usage_ends_with_2_and_says_what_helps() {
         ("revoke", "NAME"),
         ("check", "FILE"),
         ("forward 80 host --mode bogus", "multiplex, pool or event"),
+        ("conformance", "Example:"),
+        ("conformance relay", "RELAY"),
+        ("conformance relay relay://x@host", "copy it again"),
+        ("conformance client", "--mode"),
         ("demo now", "now"),
         ("demo --log-format xml", "text or json"),
     ] {
@@ -187,6 +200,9 @@ fn help_fits_a_screen_and_shows_an_example() {
         "revoke --help",
         "identities --help",
         "check --help",
+        "conformance --help",
+        "conformance relay --help",
+        "conformance client --help",
         "demo --help",
         "1234 --help",
     ] {
@@ -230,6 +246,8 @@ fn no_error_shows_a_token() {
         "server --bogus=X",
         "1234 X",
         "check a X",
+        "conformance relay X",
+        "conformance X",
         "demo X",
         "--localForwardPort=X host 1",
         "forward --X",
