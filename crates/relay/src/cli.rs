@@ -62,8 +62,14 @@ pub enum Command {
 /// Wrong usage, or a wish for help or the version: [`clap::Error::exit`] says it and ends with the right code. It never
 /// shows an invite or a token.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    // What follows `--` is another program's.
+    let mut ours = true;
+    let go_flags = args.into_iter().skip(1).map(|arg| {
+        ours &= arg != "--";
+        if ours { go_flag(arg) } else { arg }
+    });
     // Help and errors speak of `relay`, whatever the program's file is called.
-    let args: Vec<_> = once("relay".into()).chain(args.into_iter().skip(1).map(go_flag)).collect();
+    let args: Vec<_> = once("relay".into()).chain(go_flags).collect();
     invocation(&args).map_err(|error| {
         let said = error.to_string();
         let shown = secrets::hide(&said, &args);

@@ -3,20 +3,21 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use relay::cli::{self, Command, ConformanceSubject};
+use relay::cli::{self, Command, ConformanceClientFlags, ConformanceSubject};
 use relay::config::{ConfigError, Configuration};
+use relay::conformance::client::{Client, Place, Start};
 use relay::conformance::{self, Report, Row};
-use relay::plan::{self, Place, PlanError, ServerPlan};
+use relay::plan::{self, PlanError, ServerPlan};
 use relay::state::commands::{self, CommandError};
 use relay::{demo, forward, logs, serve};
-use relay_client::Relay;
+use relay_client::{DEFAULT_PORT, Relay};
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// How long tasks may take to notice that the program ends.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -94,24 +95,22 @@ fn run(command: Command) -> Result<(), Failure> {
             until_signalled(async |shutdown| said(forward::run(config, announce, shutdown).await))
         }
         Command::Invite(flags) => {
-            let place = Place::new(flags.place.clone())?;
+            let place = plan::Place::new(flags.place.clone())?;
             told(commands::invite(&place.context(), &place.wish(&flags), &mut io::stdout(), &mut io::stderr()))
         }
         Command::Revoke(flags) => {
-            let place = Place::new(flags.place)?;
+            let place = plan::Place::new(flags.place)?;
             told(commands::revoke(&place.context(), &flags.name, &mut io::stdout(), &mut io::stderr()))
         }
         Command::Identities(flags) => {
-            let place = Place::new(flags.place)?;
+            let place = plan::Place::new(flags.place)?;
             told(commands::identities(&place.context(), flags.json, &mut io::stdout(), &mut io::stderr()))
         }
         Command::Check(flags) => check(&flags.file),
         Command::Conformance(ConformanceSubject::Relay(flags)) => {
             tried(async || conformance::relay::run(&flags.relay, tell).await)
         }
-        Command::Conformance(ConformanceSubject::Client(flags)) => {
-            tried(async || conformance::client::run(flags.mode, flags.listen, tell).await)
-        }
+        Command::Conformance(ConformanceSubject::Client(flags)) => tried(async || try_client(flags).await),
         Command::Demo => {
             let announce = |url: &str| say(&format_args!("open {url} in a browser; Ctrl-C ends the demo"));
             until_signalled(async |shutdown| {
@@ -119,6 +118,20 @@ fn run(command: Command) -> Result<(), Failure> {
             })
         }
     }
+}
+
+async fn try_client(flags: ConformanceClientFlags) -> Result<Report, String> {
+    let port = if flags.command.is_empty() { DEFAULT_PORT } else { 0 };
+    let listen = flags.listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, port).into());
+    let by_hand = flags.command.is_empty();
+    let start = if by_hand { Start::ByHand } else { Start::Command(flags.command) };
+    let client = Client::new(flags.mode, listen, start).await;
+    let client = client.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+    if by_hand {
+        let Place { relay, echo } = client.place();
+        info!("waiting for a client at {relay}; its service is to echo, as one at {echo} does");
+    }
+    conformance::client::run(&client, tell).await.map_err(|error| format!("the table cannot be printed: {error}"))
 }
 
 /// Tries somebody, and fails if something failed, or not all was tried.

@@ -1,7 +1,7 @@
 // Service is what stands behind a relay, as a program of 2017 would do it: it dials the control port, asks
 // for a multiplexed tunnel, and takes each user as a stream of a yamux session.
 //
-//	service [-role client|server] [-greet TEXT] [-forward HOST:PORT] HOST PORT
+//	service [-role client|server] [-greet TEXT] [-forward HOST:PORT | -echo] HOST PORT
 //
 // A stream's first byte says what its user wants:
 //
@@ -9,8 +9,8 @@
 //	h   hash: everything up to end-of-file, then the SHA-256 of it in hex, then the end
 //	n   as h, but of exactly as many bytes as the next 8 say (big-endian): the service ends first
 //
-// With -forward every stream is piped to that address instead. It prints `established relay address:
-// HOST:PORT` once the tunnel stands, and ends when the session does.
+// With -forward every stream is piped to that address instead; with -echo all that comes is sent back. It
+// prints `established relay address: HOST:PORT` once the tunnel stands, and ends when the session does.
 package main
 
 import (
@@ -33,6 +33,7 @@ func main() {
 	role := flag.String("role", "client", "the `side` of yamux to be: client or server")
 	greet := flag.String("greet", "", "`text` to send to each user before anything is read")
 	forward := flag.String("forward", "", "`address` to pipe each stream to")
+	echo := flag.Bool("echo", false, "send back what comes, without a verb")
 	flag.Parse()
 	if flag.NArg() != 2 {
 		log.Fatal("usage: service [flags] HOST PORT")
@@ -52,10 +53,13 @@ func main() {
 			defer stream.Close()
 			io.WriteString(stream, *greet)
 			var err error
-			if *forward == "" {
-				err = serve(stream)
-			} else {
+			switch {
+			case *echo:
+				_, err = io.Copy(stream, stream)
+			case *forward != "":
 				err = pipe(stream, *forward)
+			default:
+				err = serve(stream)
 			}
 			if err != nil {
 				log.Printf("a stream failed: %v", err)

@@ -243,17 +243,25 @@ pub struct ConformanceRelayFlags {
 /// Try a client
 #[derive(Clone, Debug, Args)]
 #[command(help_template = TEMPLATE, after_help = "\
-Waits for the client as a relay would, and comes as its users. Start it with a
-service that sends back what it gets, and in a loop if it does not reconnect.
+Waits for the client as a relay would, and comes as its users. The service
+behind it is to send back what it gets; one that does listens while this runs.
+With a command the client is started anew for each check, and ended after it;
+{host} and {port} in it become the relay's, {echo} the port of that service.
 
-Example: relay conformance client --mode event --listen 127.0.0.1:7000")]
+Example: relay conformance client --mode pool -- relay forward {echo} \\
+             {host}:{port} --mode pool
+         relay conformance client --mode event -- python3 e.py {host} {port}")]
 pub struct ConformanceClientFlags {
     /// How it takes users: multiplex, pool or event
     #[arg(long, value_parser = values::mode)]
     pub mode: Protocol,
-    /// Where it connects
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7000", value_parser = values::listen_address)]
-    pub listen: SocketAddr,
+    /// Where it connects.
+    #[arg(help = "Where it connects [default: 127.0.0.1:7000, or any port for a command]")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = values::listen_address)]
+    pub listen: Option<SocketAddr>,
+    /// What starts it
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

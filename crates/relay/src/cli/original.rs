@@ -24,7 +24,10 @@ pub(super) fn go_flag(arg: OsString) -> OsString {
 /// Whether arguments, program name first, are the original's.
 pub(super) fn is_original(args: &[OsString]) -> bool {
     args.get(1).is_some_and(|first| is_number(first))
-        || args.iter().any(|arg| arg.as_encoded_bytes().starts_with(LOCAL_FORWARD_PORT.as_bytes()))
+        || args
+            .iter()
+            .take_while(|arg| *arg != "--")
+            .any(|arg| arg.as_encoded_bytes().starts_with(LOCAL_FORWARD_PORT.as_bytes()))
 }
 
 pub(super) fn is_number(arg: &OsStr) -> bool {

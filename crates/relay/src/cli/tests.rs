@@ -63,7 +63,8 @@ fn meaning(line: &str) -> String {
             format!("conformance relay {}", flags.relay.address())
         }
         Command::Conformance(ConformanceSubject::Client(flags)) => {
-            format!("conformance client {} {}", flags.mode, flags.listen)
+            let ConformanceClientFlags { mode, listen, command } = flags;
+            format!("conformance client {mode} {} {command:?}", listen.map_or_else(String::new, |at| at.to_string()))
         }
         Command::Demo => "demo".into(),
     }
@@ -115,8 +116,12 @@ fn every_form_is_understood() {
         ("identities --json --config c", "identities json=true config=c"),
         ("check f.toml", "check f.toml"),
         ("conformance relay host:1", "conformance relay host:1"),
-        ("conformance client --mode pool", "conformance client pool 127.0.0.1:7000"),
-        ("conformance client --mode event --listen [::1]:1 -v", "conformance client event [::1]:1"),
+        ("conformance client --mode pool", "conformance client pool  []"),
+        ("conformance client --mode event --listen [::1]:1 -v", "conformance client event [::1]:1 []"),
+        (
+            "conformance client --mode pool -- relay -localForwardPort={echo}",
+            "conformance client pool  [\"relay\", \"-localForwardPort={echo}\"]",
+        ),
         ("demo", "demo"),
     ] {
         assert_eq!(meaning(line), wanted, "{line}");

@@ -70,6 +70,11 @@ impl Peer {
         }
     }
 
+    /// The socket beneath, and what was read from it and not asked for.
+    pub fn into_parts(self) -> (Socket, Vec<u8>) {
+        (self.socket, self.ahead)
+    }
+
     /// The socket beneath.
     pub fn socket(&self) -> &Socket {
         &self.socket
@@ -222,7 +227,8 @@ impl Peer {
 }
 
 impl End {
-    fn word(self) -> &'static str {
+    /// What to call it.
+    pub fn word(self) -> &'static str {
         match self {
             Self::Clean => "clean end",
             Self::Reset => "reset",

@@ -1,32 +1,10 @@
 //! The peers in `peers/go`, built on the yamux of the original's time and on the newest one.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::OnceLock;
 
+use crate::support::go::built;
+pub(crate) use crate::support::go::{NEW, OLD};
 use crate::support::{self, MIB, MODES, Program, User};
-
-pub(crate) const OLD: &str = "old.mod";
-pub(crate) const NEW: &str = "go.mod";
-
-/// The folder of the peers built on the yamux that a file in `peers/go` names; none without Go.
-fn built(version: &str) -> Option<PathBuf> {
-    static BUILT: OnceLock<bool> = OnceLock::new();
-    let folder = |version: &str| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(version).join("");
-    let built = BUILT.get_or_init(|| {
-        support::have(&["go"]) && {
-            for version in [OLD, NEW] {
-                let mut build = Command::new("go");
-                build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../peers/go"));
-                build.args(["build", &format!("-modfile={version}"), "-o"]).arg(folder(version)).arg("./...");
-                assert!(build.status().unwrap().success());
-            }
-            true
-        }
-    });
-    built.then(|| folder(version))
-}
 
 /// The original's client as the service behind our relay.
 pub(crate) fn service(version: &str, port: u16, args: &[&str]) -> Option<(Program, SocketAddr)> {

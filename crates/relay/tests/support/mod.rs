@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this module")]
 
+pub(crate) mod go;
 mod pattern;
 mod program;
 mod service;
