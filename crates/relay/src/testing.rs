@@ -22,7 +22,7 @@ use crate::{Config, Server, state};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> std::io::Result<()> {
-/// let relay = Relay::start().await?;
+/// let relay = Relay::start()?;
 /// let mut listener = Listener::builder(&relay.url())?.bind().await?;
 /// let user = tokio::net::TcpStream::connect(listener.public_address().to_string()).await?;
 /// let connection = listener.accept().await?;
@@ -46,7 +46,10 @@ impl Relay {
     ///
     /// # Errors
     /// The system has no port or no randomness to give.
-    pub async fn start() -> io::Result<Self> {
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start() -> io::Result<Self> {
         let certificate = state::Certificate::fresh().map_err(io::Error::other)?;
         let pin = certificate.pin();
         let own = Certificate::new(vec![certificate.der()], certificate.key()).map_err(io::Error::other)?;

@@ -67,7 +67,7 @@ async fn next(events: &mut Events) -> Event {
 
 #[tokio::test]
 async fn users_come_by_every_protocol_with_an_invite_and_without() {
-    let relay = Relay::start().await.unwrap();
+    let relay = Relay::start().unwrap();
     for protocol in PROTOCOLS {
         for url in [relay.url(), relay.invite("laptop")] {
             let mut listener = bound(&url, protocol).await;
@@ -80,7 +80,7 @@ async fn users_come_by_every_protocol_with_an_invite_and_without() {
 
 /// Closes a listener that has a user, in one way or another; he is served to his end all the same.
 async fn ends(protocol: Protocol, close: impl AsyncFnOnce(Listener) -> Option<Listener>) {
-    let relay = Relay::start().await.unwrap();
+    let relay = Relay::start().unwrap();
     let mut listener = bound(&relay.url(), protocol).await;
     let (address, handle) = (listener.public_address(), listener.handle());
     let mut user = user(&address).await;
@@ -158,7 +158,7 @@ async fn lost_and_back(relay: &mut Relay, events: &mut Events, handle: &Handle) 
 #[tokio::test]
 async fn a_restart_of_the_relay_is_told_and_costs_only_time() {
     for protocol in PROTOCOLS {
-        let mut relay = Relay::start().await.unwrap();
+        let mut relay = Relay::start().unwrap();
         let builder = Listener::builder(&relay.invite("laptop")).unwrap().protocol(protocol).service("web");
         let mut first = builder.events();
         let mut listener = within("a tunnel", builder.bind()).await.unwrap();
@@ -176,7 +176,7 @@ async fn a_restart_of_the_relay_is_told_and_costs_only_time() {
 
 #[tokio::test]
 async fn a_final_answer_is_told_to_all_who_ask() {
-    let mut relay = Relay::start().await.unwrap();
+    let mut relay = Relay::start().unwrap();
     let mut listener = bound(&relay.invite("laptop"), Protocol::Event).await;
     let handle = listener.handle();
     let mut events = handle.events();

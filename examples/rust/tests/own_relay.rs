@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn greets_whoever_comes() -> std::io::Result<()> {
-    let relay = Relay::start().await?;
+    let relay = Relay::start()?;
     let mut listener = Listener::builder(&relay.url())?.bind().await?;
 
     let mut user = TcpStream::connect(listener.public_address().to_string()).await?;

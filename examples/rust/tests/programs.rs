@@ -60,7 +60,7 @@ async fn get(user: &mut TcpStream) -> std::io::Result<String> {
 
 #[tokio::test]
 async fn an_accept_loop_echoes_and_knows_its_users() {
-    let relay = Relay::start().await.unwrap();
+    let relay = Relay::start().unwrap();
     for url in [relay.url(), relay.invite("tcp")] {
         let mut program = Program::start(env!("CARGO_BIN_EXE_tcp"), &url).await;
         let mut user = program.user().await;
@@ -80,7 +80,7 @@ async fn an_accept_loop_echoes_and_knows_its_users() {
 
 #[tokio::test]
 async fn axum_serves() {
-    let relay = Relay::start().await.unwrap();
+    let relay = Relay::start().unwrap();
     let program = Program::start(env!("CARGO_BIN_EXE_axum"), &relay.url()).await;
     let mut user = program.user().await;
     for _ in 0..3 {
@@ -90,7 +90,7 @@ async fn axum_serves() {
 
 #[tokio::test]
 async fn axum_knows_its_users_and_ends_when_it_is_told_to() {
-    let relay = Relay::start().await.unwrap();
+    let relay = Relay::start().unwrap();
     let mut program = Program::start(env!("CARGO_BIN_EXE_axum_users"), &relay.url()).await;
     let mut user = program.user().await;
     let hello = format!("hello, {}\n", user.local_addr().unwrap());
@@ -105,7 +105,7 @@ async fn axum_knows_its_users_and_ends_when_it_is_told_to() {
 
 #[tokio::test]
 async fn axum_ends_when_the_relay_is_of_no_use_any_more() {
-    let mut relay = Relay::start().await.unwrap();
+    let mut relay = Relay::start().unwrap();
     let mut program = Program::start(env!("CARGO_BIN_EXE_axum_users"), &relay.invite("web")).await;
     relay.revoke("web");
     relay.restart().await.unwrap();
@@ -114,7 +114,7 @@ async fn axum_ends_when_the_relay_is_of_no_use_any_more() {
 
 #[tokio::test]
 async fn tonic_serves_and_knows_its_users() {
-    let relay = Relay::start().await.unwrap();
+    let relay = Relay::start().unwrap();
     let mut program = Program::start(env!("CARGO_BIN_EXE_tonic"), &relay.url()).await;
     let endpoint = Endpoint::from_shared(format!("http://{}", program.address)).unwrap();
     let mut client = HealthClient::new(within("a connection", endpoint.connect()).await.unwrap());
@@ -126,7 +126,7 @@ async fn tonic_serves_and_knows_its_users() {
 
 #[tokio::test]
 async fn hyper_serves_and_knows_its_users() {
-    let relay = Relay::start().await.unwrap();
+    let relay = Relay::start().unwrap();
     let program = Program::start(env!("CARGO_BIN_EXE_hyper"), &relay.url()).await;
     let mut user = program.user().await;
     let hello = format!("hello, Some({})\n", user.local_addr().unwrap());

@@ -82,7 +82,7 @@ impl Web {
 
 #[tokio::test]
 async fn axum_has_the_users_address_in_either_form() {
-    let relay = Relay::start().await.unwrap();
+    let relay = Relay::start().unwrap();
     for protocol in PROTOCOLS {
         for known in [true, false] {
             let builder = || Listener::builder(&relay.url()).unwrap().protocol(protocol).user_addresses(known);
@@ -117,7 +117,7 @@ async fn axum_has_the_users_address_in_either_form() {
 
 #[tokio::test]
 async fn axum_knows_where_it_is_reached() {
-    let relay = Relay::start().await.unwrap();
+    let relay = Relay::start().unwrap();
     let listener = bound(&relay.url(), Protocol::Multiplex).await;
     let public = listener.public_address().to_string();
     assert_eq!(axum::serve::Listener::local_addr(&listener).unwrap().to_string(), public);
@@ -130,7 +130,7 @@ async fn axum_knows_where_it_is_reached() {
 #[tokio::test]
 async fn a_relay_restarts_under_a_web_server_that_knows_nothing_of_it() {
     for protocol in PROTOCOLS {
-        let mut relay = Relay::start().await.unwrap();
+        let mut relay = Relay::start().unwrap();
         let web = Web::start(bound(&relay.invite("web"), protocol).await);
         let mut kept = Vec::new();
         for _ in 0..5 {
@@ -156,7 +156,7 @@ async fn a_relay_restarts_under_a_web_server_that_knows_nothing_of_it() {
 
 #[tokio::test]
 async fn a_close_lets_requests_finish_and_ends_the_server() {
-    let relay = Relay::start().await.unwrap();
+    let relay = Relay::start().unwrap();
     for protocol in PROTOCOLS {
         let web = Web::start(bound(&relay.url(), protocol).await);
         let (mut busy, mut idle) = (user(&web.handle).await, user(&web.handle).await);
@@ -176,7 +176,7 @@ async fn a_close_lets_requests_finish_and_ends_the_server() {
 
 #[tokio::test]
 async fn a_final_answer_of_the_relay_ends_the_server_with_its_reason() {
-    let mut relay = Relay::start().await.unwrap();
+    let mut relay = Relay::start().unwrap();
     let web = Web::start(bound(&relay.invite("web"), Protocol::Multiplex).await);
     let handle = web.handle.clone();
     relay.revoke("web");
@@ -190,7 +190,7 @@ async fn a_final_answer_of_the_relay_ends_the_server_with_its_reason() {
 async fn a_stream_of_users_waits_through_a_restart_and_ends_with_the_reason() {
     use tokio_stream::StreamExt;
 
-    let mut relay = Relay::start().await.unwrap();
+    let mut relay = Relay::start().unwrap();
     let mut listener = bound(&relay.invite("web"), Protocol::Multiplex).await;
     let handle = listener.handle();
     let mut events = handle.events();
@@ -214,7 +214,7 @@ async fn a_stream_of_users_waits_through_a_restart_and_ends_with_the_reason() {
 #[tokio::test]
 async fn tls_does_not_depend_on_what_else_is_built_in() {
     assert!(std::panic::catch_unwind(rustls::ClientConfig::builder).is_err(), "rustls can choose");
-    let relay = Relay::start().await.unwrap();
+    let relay = Relay::start().unwrap();
     let mut listener = bound(&relay.invite("laptop"), Protocol::Event).await;
     let mut user = user(&listener.handle()).await;
     let mut taken = within("a user", listener.accept()).await.unwrap();
