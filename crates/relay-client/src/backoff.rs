@@ -9,37 +9,31 @@ use rand::{Rng, RngExt};
 /// The n-th wait is anything from nothing to a ceiling that doubles from [`Backoff::FIRST`] up to
 /// [`Backoff::LONGEST`]: a thousand clients that lost the same relay come back spread out.
 #[derive(Clone, Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     ceiling: Duration,
 }
 
 impl Backoff {
     /// The ceiling of the first wait.
-    pub const FIRST: Duration = Duration::from_millis(250);
+    pub(crate) const FIRST: Duration = Duration::from_millis(250);
     /// No wait is longer.
-    pub const LONGEST: Duration = Duration::from_secs(15);
+    pub(crate) const LONGEST: Duration = Duration::from_secs(15);
 
     /// Starts from the shortest wait.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { ceiling: Self::FIRST }
     }
 
     /// The next wait, drawn from `rng`.
-    pub fn next(&mut self, rng: &mut impl Rng) -> Duration {
+    pub(crate) fn next(&mut self, rng: &mut impl Rng) -> Duration {
         let ceiling = self.ceiling;
         self.ceiling = (ceiling * 2).min(Self::LONGEST);
         ceiling.mul_f64(rng.random())
     }
 
     /// What was tried has worked: starts over.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         *self = Self::new();
-    }
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

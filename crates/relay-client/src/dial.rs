@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use relay_net::socket::{connect, connect_to_speak};
@@ -31,14 +32,14 @@ pub async fn dial(host: &str, port: u16) -> Result<TcpStream, DialError> {
             // Each answers or refuses at once.
             return match connect((Ipv4Addr::LOCALHOST, port).into()).await {
                 Ok(socket) => Ok(socket),
-                Err(_) => connect((Ipv6Addr::LOCALHOST, port).into()).await.map_err(Problem::Unreachable),
+                Err(_) => connect((Ipv6Addr::LOCALHOST, port).into()).await.map_err(unreachable),
             };
         }
-        let addresses: Vec<_> = lookup_host((host, port)).await.map_err(Problem::Unresolved)?.collect();
+        let addresses: Vec<_> = lookup_host((host, port)).await.map_err(unresolved)?.collect();
         if addresses.is_empty() {
-            return Err(Problem::Unresolved(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
+            return Err(unresolved(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
         }
-        first_of(addresses).await.map_err(Problem::Unreachable)
+        first_of(addresses).await.map_err(unreachable)
     };
     match timeout(DIAL_WAIT, attempt).await {
         Ok(result) => result.map_err(fail),
@@ -53,7 +54,7 @@ pub async fn dial(host: &str, port: u16) -> Result<TcpStream, DialError> {
 pub async fn dial_addr(address: SocketAddr) -> Result<TcpStream, DialError> {
     let problem = match timeout(DIAL_WAIT, connect_to_speak(address)).await {
         Ok(Ok(socket)) => return Ok(socket),
-        Ok(Err(error)) => Problem::Unreachable(error),
+        Ok(Err(error)) => unreachable(error),
         Err(_) => Problem::TimedOut,
     };
     Err(DialError { host: address.ip().to_string().into(), port: address.port(), problem })
@@ -84,18 +85,26 @@ async fn first_of(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
 }
 
 /// Why a dial failed. Nobody's fault, as far as can be told; a later try may work.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DialError {
     host: Box<str>,
     port: u16,
     problem: Problem,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Problem {
-    Unresolved(io::Error),
-    Unreachable(io::Error),
+    Unresolved(Arc<io::Error>),
+    Unreachable(Arc<io::Error>),
     TimedOut,
+}
+
+fn unresolved(error: io::Error) -> Problem {
+    Problem::Unresolved(Arc::new(error))
+}
+
+fn unreachable(error: io::Error) -> Problem {
+    Problem::Unreachable(Arc::new(error))
 }
 
 impl DialError {

@@ -2,20 +2,26 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use relay_net::tls::TlsError;
 use relay_proto::handshake::{Code, HandshakeError};
-use rustls::CertificateError;
 
-use crate::tls::{Trust, mismatch};
-use crate::{DialError, RelayAddr};
+use crate::{DialError, RelayAddr, RelayError, TlsSetupError, Trust};
 
 /// Why there is no tunnel, or no longer. `Display` says what was tried, what went wrong and, where
-/// something can be done, what.
-#[derive(Debug)]
+/// something can be done, what. Clones are cheap.
+///
+/// Each variant says whose fault it is; [`is_temporary`](Self::is_temporary), whether a later try may work. A
+/// listener goes on to try after those, and ends only with one of the others. As an [`io::Error`] it has the kind
+/// that comes nearest.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Error {
+    /// A text names no relay: the caller's fault.
+    Relay(RelayError),
+    /// TLS cannot be set up: the caller's to mend.
+    Setup(TlsSetupError),
     /// The relay cannot be reached: the network's fault, or the relay is not running.
     Dial(DialError),
     /// In plain text, the relay closed the connection instead of answering. An open relay never does that to a
@@ -38,8 +44,10 @@ pub enum Error {
         relay: RelayAddr,
         /// What would have been taken.
         expected: Trust,
-        /// What came.
-        source: CertificateError,
+        /// What came instead; safe to show.
+        came: Box<str>,
+        /// Whether it is right but for its dates: it is renewed, or our clock is set.
+        only_not_now: bool,
     },
     /// No certificate can be for such a host: the caller's fault.
     NoCertificateName {
@@ -51,7 +59,7 @@ pub enum Error {
         /// Who was asked.
         relay: RelayAddr,
         /// How.
-        source: TlsError,
+        source: Arc<io::Error>,
     },
     /// The relay refuses, and says why.
     Refused {
@@ -84,6 +92,13 @@ pub enum Error {
         /// What it said.
         source: HandshakeError,
     },
+    /// The relay's fault: it brought a user and did not say where it is, as it had agreed to. Only that user is lost.
+    NoAddress {
+        /// Who brought it.
+        relay: RelayAddr,
+        /// How long it was given.
+        waited: Duration,
+    },
     /// The tunnel stood and is gone.
     Lost {
         /// Who served it.
@@ -96,7 +111,7 @@ pub enum Error {
         /// Whose it was.
         relay: RelayAddr,
         /// How.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The caller's doing: the listener is closed.
     Closed,
@@ -104,6 +119,7 @@ pub enum Error {
 
 /// What a tunnel must have, or is not wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Demand {
     /// Only users of the networks that were [allowed](crate::Builder::allow).
     Allow,
@@ -112,7 +128,7 @@ pub enum Demand {
 }
 
 /// How the loss of a tunnel was noticed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Lost {
     /// The relay closed the connection.
@@ -122,7 +138,7 @@ pub enum Lost {
     /// The multiplexed link ended: the relay fell silent or broke the protocol.
     Link(Box<str>),
     /// The connection failed.
-    Io(io::Error),
+    Io(Arc<io::Error>),
     /// The relay's fault: it announced a user with something else than a ticket.
     Misbehaved(HandshakeError),
     /// The relay refused that many new members of the pool in a row.
@@ -135,24 +151,24 @@ impl Error {
     /// Whether a later try may work.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Certificate { source, .. } => is_about_time(source),
+            Self::Certificate { only_not_now, .. } => *only_not_now,
             Self::Refused { code, .. } => code.is_temporary(),
-            Self::Closed | Self::NoCertificateName { .. } | Self::PortTaken { .. } | Self::TooOld { .. } => false,
+            Self::Relay(_)
+            | Self::Setup(_)
+            | Self::NoCertificateName { .. }
+            | Self::PortTaken { .. }
+            | Self::TooOld { .. }
+            | Self::Closed => false,
             Self::Dial(_)
             | Self::Unanswered { .. }
             | Self::Silent { .. }
             | Self::Tls { .. }
             | Self::Misbehaved { .. }
+            | Self::NoAddress { .. }
             | Self::Lost { .. }
             | Self::Io { .. } => true,
         }
     }
-}
-
-/// The right certificate at the wrong time: it is renewed, or our clock is set.
-fn is_about_time(error: &CertificateError) -> bool {
-    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
-    matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
 }
 
 /// What a refused client can do; nothing to say where it is only to wait.
@@ -170,6 +186,8 @@ fn advice(code: &Code) -> &'static str {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Relay(error) => error.fmt(f),
+            Self::Setup(error) => error.fmt(f),
             Self::Dial(error) => error.fmt(f),
             Self::Unanswered { relay } => write!(
                 f,
@@ -178,8 +196,8 @@ impl fmt::Display for Error {
             Self::Silent { relay, waited } => {
                 write!(f, "{relay} gave no answer in {} s; is it a relay?", waited.as_secs())
             }
-            Self::Certificate { relay, expected, source } => {
-                let (came, advice) = mismatch(expected, source);
+            Self::Certificate { relay, expected, came, .. } => {
+                let advice = expected.advice();
                 write!(f, "{relay} does not show the certificate that is expected, {expected}: {came}; {advice}")
             }
             Self::NoCertificateName { relay } => {
@@ -201,6 +219,11 @@ impl fmt::Display for Error {
                 write!(f, "{relay} is too old to give a port that is asked for; ask its operator to update it")
             }
             Self::Misbehaved { relay, source } => write!(f, "{relay} {source}; is it a relay?"),
+            Self::NoAddress { relay, waited } => write!(
+                f,
+                "{relay} brought a user without saying within {} s where it is; the user was reset",
+                waited.as_secs()
+            ),
             Self::Lost { relay, reason } => write!(f, "lost the tunnel at {relay}: {reason}"),
             Self::Io { relay, source } => write!(f, "the connection to {relay} failed: {source}"),
             Self::Closed => f.write_str("the listener is closed"),
@@ -225,14 +248,18 @@ impl fmt::Display for Lost {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Self::Relay(error) => Some(error),
+            Self::Setup(error) => Some(error),
             Self::Dial(error) => Some(error),
             Self::Misbehaved { source, .. } => Some(source),
-            Self::Tls { source, .. } => Some(source),
-            Self::Io { source, .. } | Self::Lost { reason: Lost::Io(source), .. } => Some(source),
+            Self::Tls { source, .. } | Self::Io { source, .. } | Self::Lost { reason: Lost::Io(source), .. } => {
+                Some(source)
+            }
             Self::Lost { reason: Lost::NoMembers(cause), .. } => Some(cause),
             Self::Lost { .. }
             | Self::Unanswered { .. }
             | Self::Silent { .. }
+            | Self::NoAddress { .. }
             | Self::Certificate { .. }
             | Self::NoCertificateName { .. }
             | Self::Refused { .. }
@@ -249,19 +276,25 @@ impl From<DialError> for Error {
     }
 }
 
+impl From<TlsSetupError> for Error {
+    fn from(error: TlsSetupError) -> Self {
+        Self::Setup(error)
+    }
+}
+
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
             Error::Dial(error) => error.kind(),
             Error::Unanswered { .. } => io::ErrorKind::ConnectionAborted,
-            Error::Silent { .. } => io::ErrorKind::TimedOut,
-            Error::Misbehaved { .. } | Error::Certificate { .. } | Error::Tls { .. } => io::ErrorKind::InvalidData,
-            Error::NoCertificateName { .. } => io::ErrorKind::InvalidInput,
+            Error::Silent { .. } | Error::NoAddress { .. } => io::ErrorKind::TimedOut,
+            Error::Misbehaved { .. } | Error::Certificate { .. } => io::ErrorKind::InvalidData,
+            Error::Relay(_) | Error::Setup(_) | Error::NoCertificateName { .. } => io::ErrorKind::InvalidInput,
             Error::Refused { .. } => io::ErrorKind::ConnectionRefused,
             Error::PortTaken { .. } => io::ErrorKind::AddrInUse,
             Error::TooOld { .. } => io::ErrorKind::Unsupported,
             Error::Lost { .. } => io::ErrorKind::ConnectionReset,
-            Error::Io { source, .. } => source.kind(),
+            Error::Tls { source, .. } | Error::Io { source, .. } => source.kind(),
             Error::Closed => io::ErrorKind::NotConnected,
         };
         Self::new(kind, error)

@@ -1,333 +1,145 @@
-//! The listener: a tunnel that is kept up.
+//! The listener, and a handle to it for those who do not accept.
 
-use std::collections::HashSet;
-use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll};
 
-use ipnet::IpNet;
-use relay_proto::handshake::Protocol;
-use relay_proto::invite::Invite;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::exchange::Asked;
-use crate::reach::Reach;
-use crate::stock::DEFAULT_MEMBERS;
-use crate::tls::{Tls, TlsSetupError};
-use crate::tunnel::{Tunnel, Users};
-use crate::{Backoff, Connection, Error, RelayAddr};
-
-/// How many users wait to be accepted before the relay, too, is made to wait.
-const BACKLOG: usize = 64;
-
-/// How many events are kept for those who are slow to take them.
-const EVENTS_KEPT: usize = 64;
-
-/// A tunnel that stood this long shows that the relay is well: tries start over with short waits.
-const STABLE: Duration = Duration::from_secs(2);
-
-/// How many causes are remembered as said.
-const CAUSES_KEPT: usize = 64;
-
-/// What happened to a tunnel.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// The tunnel stands, for the first time or again; perhaps at another address than before.
-    Established {
-        /// Where users connect.
-        address: RelayAddr,
-    },
-    /// The tunnel is gone. Users that have connections of their own are not touched.
-    Lost {
-        /// How.
-        cause: Arc<Error>,
-    },
-    /// A try to establish the tunnel failed for a cause that has not been told since it last stood, or
-    /// since the first try. Tries go on.
-    Retrying {
-        /// What failed.
-        cause: Arc<Error>,
-    },
-    /// The tunnel stands, but one more connection to the relay could not be had: an announced user is
-    /// lost, or the pool is one member short for the moment.
-    Trouble {
-        /// What failed.
-        cause: Arc<Error>,
-    },
-}
-
-/// The events of one listener, in order. Taken from [`Builder::events`].
-#[derive(Debug)]
-pub struct Events(broadcast::Receiver<Event>);
-
-impl Events {
-    /// The next event; `None` once the listener and its builder are gone. Who falls more than 64 events
-    /// behind misses the oldest. Cancel safe.
-    pub async fn next(&mut self) -> Option<Event> {
-        loop {
-            match self.0.recv().await {
-                Ok(event) => return Some(event),
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct EventSender(broadcast::Sender<Event>);
-
-impl EventSender {
-    /// Nobody needs to listen.
-    fn send(&self, event: Event) {
-        let _ = self.0.send(event);
-    }
-
-    pub(crate) fn trouble(&self, cause: Error) {
-        self.send(Event::Trouble { cause: Arc::new(cause) });
-    }
-}
-
-/// What a listener is to be. Made by [`Listener::builder`].
-#[derive(Debug)]
-pub struct Builder {
-    reach: Reach,
-    asked: Asked,
-    retry_first: bool,
-    members: usize,
-    bbr: bool,
-    events: EventSender,
-}
-
-impl Builder {
-    /// How users come; [`Protocol::Multiplex`] unless told otherwise.
-    #[must_use]
-    pub fn protocol(mut self, protocol: Protocol) -> Self {
-        self.asked.protocol = protocol;
-        self
-    }
-
-    /// Speaks TLS to the relay and, if `tls` has an identity, proves it. Without, all is plain text and nothing is
-    /// proved. Neither is ever tried in place of the other.
-    #[must_use]
-    pub fn tls(mut self, tls: Tls) -> Self {
-        self.reach.tls = Some(tls);
-        self
-    }
-
-    /// Demands that public port, which is not 0; any that is free unless told otherwise. While it is taken the first try fails, for
-    /// good; later ones, when the tunnel stood before, are repeated. A relay of the original protocol is not used.
-    #[must_use]
-    pub fn port(mut self, port: u16) -> Self {
-        self.asked.port = Some(port);
-        self
-    }
-
-    /// A word for the service, the same at each start, by which the relay knows it again: an identity's service that
-    /// is started anew within 10 minutes gets the public port that it had, and never that of another service. 1 to 64
-    /// letters, digits, dots, dashes and underscores; a relay refuses another one.
-    #[must_use]
-    pub fn service(mut self, word: &str) -> Self {
-        self.asked.service = Some(word.into());
-        self
-    }
-
-    /// Has the relay let in only users from these networks, and fewer if its operator wants so; everyone when there
-    /// are none. A relay that cannot do that is not used. More than the relay takes
-    /// ([`MAX_NETWORKS`](relay_proto::handshake::MAX_NETWORKS)) are its to refuse.
-    #[must_use]
-    pub fn allow(mut self, networks: Vec<IpNet>) -> Self {
-        self.asked.allow = networks;
-        self
-    }
-
-    /// Whether [`bind`](Self::bind) waits for a relay that cannot be reached yet, instead of failing.
-    #[must_use]
-    pub fn retry_first(mut self, retry: bool) -> Self {
-        self.retry_first = retry;
-        self
-    }
-
-    /// Whether the link of [`Protocol::Multiplex`] may change its congestion control to BBR, on a long path that
-    /// keeps losing packets and where the system has it. It may unless told otherwise.
-    #[must_use]
-    pub fn bbr(mut self, may: bool) -> Self {
-        self.bbr = may;
-        self
-    }
-
-    /// How many idle members a pool keeps at least: as many users as may come at the same moment, after
-    /// a silence, without waiting for a dial. At least 1; [`DEFAULT_MEMBERS`] unless told otherwise. With
-    /// a single one, a user who sends nothing but an end looks like a relay that goes away.
-    ///
-    /// While users come faster the pool keeps more, up to [`MAX_MEMBERS`](crate::MAX_MEMBERS).
-    #[must_use]
-    pub fn members(mut self, members: usize) -> Self {
-        self.members = members;
-        self
-    }
-
-    /// The events from now on. May be called any number of times.
-    pub fn events(&self) -> Events {
-        Events(self.events.0.subscribe())
-    }
-
-    /// Opens the tunnel. Cancel safe: dropping the future leaves nothing behind.
-    ///
-    /// # Errors
-    /// The first failure, unless [`retry_first`](Self::retry_first) is set: then only one that no retry
-    /// can mend.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
-    pub async fn bind(self) -> Result<Listener, Error> {
-        let (accepted, incoming) = mpsc::channel(BACKLOG);
-        let live = TaskTracker::new();
-        let Self { asked, members, bbr, retry_first, .. } = &self;
-        let (asked, members, bbr, retry_first) = (asked.clone(), *members, *bbr, *retry_first);
-        let users = self.users(accepted, live.clone());
-        let mut keeper = Keeper { asked, members, bbr, users, backoff: Backoff::new() };
-        let tunnel = if retry_first { keeper.open_at_last().await? } else { keeper.open().await? };
-        let (public, watched) = watch::channel(tunnel.public.clone());
-        let (failed, failure) = oneshot::channel();
-        let keeper = tokio::spawn(async move {
-            if let Err(error) = keeper.keep_up(tunnel, public).await {
-                // A listener that is gone does not need to know.
-                let _ = failed.send(error);
-            }
-        });
-        Ok(Listener { incoming, failure, public: watched, keeper, live })
-    }
-
-    pub(crate) fn users(self, accepted: mpsc::Sender<Connection>, live: TaskTracker) -> Users {
-        Users { reach: self.reach, accepted, events: self.events, live }
-    }
-}
+use crate::keeper::{Keeper, State};
+use crate::report::WeakEventSender;
+use crate::tunnel::Tunnel;
+use crate::{Builder, Connection, Error, Events, Relay, RelayAddr};
 
 /// Takes the users of a tunnel, which it keeps up.
 ///
-/// Dropping it takes no new users and frees the public port; accepted connections live on.
+/// Dropping it takes no new users and frees the public port (in [`Protocol::Pool`](crate::Protocol::Pool), which has no
+/// word for that, the relay does so half a minute after the last user has left); those who wait to be accepted are
+/// reset, accepted connections live on.
 #[derive(Debug)]
 pub struct Listener {
     incoming: mpsc::Receiver<Connection>,
-    /// Why no more users will come.
-    failure: oneshot::Receiver<Error>,
-    public: watch::Receiver<RelayAddr>,
-    keeper: JoinHandle<()>,
-    live: TaskTracker,
+    handle: Handle,
+    /// Whether it was told why no more users come.
+    told: bool,
+    _closing: DropGuard,
 }
 
 impl Listener {
-    /// A listener for a tunnel at the relay of an invite, [over TLS](Tls::invited).
+    /// A listener for a tunnel at the relay of an invite, or at `tls://HOST[:PORT]`, or in plain text at the open
+    /// relay `HOST[:PORT]`. Neither is ever tried in place of another. The port is 7000 when none is given.
     ///
     /// # Errors
-    /// As of [`Tls::invited`].
-    pub fn invited(invite: &Invite) -> Result<Builder, TlsSetupError> {
-        Ok(Self::builder(invite.relay.clone()).tls(Tls::invited(invite)?))
+    /// [`Error::Relay`]: the text is none of these.
+    pub fn builder(relay: &str) -> Result<Builder, Error> {
+        relay.parse().map(Self::to).map_err(Error::Relay)
     }
 
-    /// A listener for a tunnel at that relay; in plain text, until [`Builder::tls`] is given.
-    pub fn builder(relay: RelayAddr) -> Builder {
-        Builder {
-            reach: Reach { relay, tls: None },
-            asked: Asked { protocol: Protocol::Multiplex, port: None, allow: Vec::new(), service: None, had: None },
-            retry_first: false,
-            members: DEFAULT_MEMBERS,
-            bbr: true,
-            events: EventSender(broadcast::Sender::new(EVENTS_KEPT)),
-        }
+    /// The same, for a relay that was parsed before.
+    pub fn to(relay: Relay) -> Builder {
+        Builder::new(relay)
+    }
+
+    pub(crate) fn new(incoming: mpsc::Receiver<Connection>, keeper: Keeper, tunnel: Tunnel) -> Self {
+        let (state, watched) = watch::channel(State { public: tunnel.public.clone(), ended: None });
+        let users = &keeper.users;
+        let handle = Handle {
+            state: watched,
+            closing: users.closing.clone(),
+            live: users.live.clone(),
+            events: users.events.weak(),
+        };
+        let closing = handle.closing.clone().drop_guard();
+        tokio::spawn(keeper.run(tunnel, state));
+        Self { incoming, handle, told: false, _closing: closing }
     }
 
     /// Where users connect: the relay's host as it was given, and the public port. While the tunnel is
     /// down, where it was last.
     pub fn public_address(&self) -> RelayAddr {
-        self.public.borrow().clone()
+        self.handle.public_address()
+    }
+
+    /// A handle, which stays when the listener has gone to a server that takes it.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// The next user. Waits while the tunnel is down. Cancel safe: no user is lost.
     ///
     /// # Errors
-    /// The tunnel is down and no retry can help: the relay's answer was final. After that it is [`Error::Closed`].
+    /// The tunnel is down and no retry can help: the relay's answer was final. After that, and once the listener was
+    /// [closed](Handle::close) and those are taken who had come before, it is [`Error::Closed`].
     pub async fn accept(&mut self) -> Result<Connection, Error> {
-        match self.incoming.recv().await {
-            Some(user) => Ok(user),
-            None => Err(self.failure.try_recv().unwrap_or(Error::Closed)),
-        }
+        std::future::poll_fn(|cx| self.poll_accept(cx)).await
     }
 
-    /// Takes no new users and waits until the last live one has finished. Dropping the future does not
-    /// undo it: accepted connections live on, without anyone waiting.
-    pub async fn close(self) {
-        let Self { incoming, keeper, live, .. } = self;
-        drop(incoming);
-        // The keeper sees that, announces it to the relay and ends; it cannot be cancelled.
-        let _ = keeper.await;
-        live.close();
-        live.wait().await;
+    /// The same, for those who write futures by hand.
+    ///
+    /// # Errors
+    /// As of [`accept`](Self::accept).
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Connection, Error>> {
+        self.incoming.poll_recv(cx).map(|user| user.ok_or_else(|| self.failure().unwrap_or(Error::Closed)))
+    }
+
+    /// Why no more users come, if that is not for the caller to know; once.
+    fn failure(&mut self) -> Option<Error> {
+        let told = std::mem::replace(&mut self.told, true);
+        if told { None } else { self.handle.state.borrow().ended.clone()?.err() }
     }
 }
 
-/// Keeps the tunnel up, as long as the listener wants users.
-struct Keeper {
-    asked: Asked,
-    members: usize,
-    bbr: bool,
-    users: Users,
-    backoff: Backoff,
+/// What can be asked of a listener without having it. Clones are the same one; none of them keeps the listener open.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    state: watch::Receiver<State>,
+    closing: CancellationToken,
+    live: TaskTracker,
+    events: WeakEventSender,
 }
 
-impl Keeper {
-    /// Ends when the listener is closed, or on an error that is final.
-    async fn keep_up(&mut self, mut tunnel: Tunnel, public: watch::Sender<RelayAddr>) -> Result<(), Error> {
-        loop {
-            let since = Instant::now();
-            let Some(lost) = tunnel.serve(&self.users).await else { return Ok(()) };
-            self.users.events.send(Event::Lost { cause: Arc::new(lost) });
-            // A relay that takes us only to drop us again is not come back to in a hurry.
-            if since.elapsed() >= STABLE {
-                self.backoff.reset();
-            }
-            let accepted = self.users.accepted.clone();
-            tunnel = tokio::select! {
-                () = accepted.closed() => return Ok(()),
-                opened = async {
-                    // All who lost the same relay come back spread out.
-                    self.pause().await;
-                    self.open_at_last().await
-                } => opened?,
-            };
-            public.send_replace(tunnel.public.clone());
+impl Handle {
+    /// Where users connect now; while the tunnel is down, where they did last.
+    pub fn public_address(&self) -> RelayAddr {
+        self.state.borrow().public.clone()
+    }
+
+    /// The events from now on.
+    pub fn events(&self) -> Events {
+        self.events.events()
+    }
+
+    /// Takes no new users and frees the public port, as dropping the listener does. Completes when the relay is being
+    /// told so. Those who had come before can still be accepted, and accepted connections live on.
+    ///
+    /// May be called any number of times. Dropping the future undoes nothing.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        // Why no longer matters.
+        let _ = self.closed().await;
+    }
+
+    /// [Closes](Self::close), and waits until every user's connection was dropped and its last bytes are with the
+    /// kernel. Users who wait to be accepted count until the listener is dropped.
+    ///
+    /// Dropping the future undoes nothing: connections live on, without anyone waiting.
+    pub async fn finish(&self) {
+        self.close().await;
+        self.live.close();
+        self.live.wait().await;
+    }
+
+    /// Completes when the listener takes no more users: it was closed or dropped. Cancel safe.
+    ///
+    /// # Errors
+    /// Nobody has closed it: no retry can bring the tunnel back. It is the error that
+    /// [`accept`](Listener::accept) gives.
+    pub async fn closed(&self) -> Result<(), Error> {
+        let mut state = self.state.clone();
+        match state.wait_for(|state| state.ended.is_some()).await {
+            Ok(state) => state.ended.clone().unwrap_or(Ok(())),
+            // Its runtime has ended, and the tunnel with it.
+            Err(_) => Ok(()),
         }
-    }
-
-    async fn open(&mut self) -> Result<Tunnel, Error> {
-        let tunnel = Tunnel::open(&self.users.reach, &self.asked, self.members, self.bbr).await?;
-        self.asked.had = Some(tunnel.public.port());
-        self.users.events.send(Event::Established { address: tunnel.public.clone() });
-        Ok(tunnel)
-    }
-
-    /// Tries until it works. Tells each cause once, not at each try.
-    async fn open_at_last(&mut self) -> Result<Tunnel, Error> {
-        let mut said = HashSet::new();
-        loop {
-            let cause = match self.open().await {
-                Err(cause) if cause.is_temporary() => cause,
-                done => return done,
-            };
-            // A cause may carry what a peer sent: they could all differ.
-            if said.len() < CAUSES_KEPT && said.insert(cause.to_string()) {
-                self.users.events.send(Event::Retrying { cause: Arc::new(cause) });
-            }
-            self.pause().await;
-        }
-    }
-
-    async fn pause(&mut self) {
-        let wait = self.backoff.next(&mut rand::rng());
-        sleep(wait).await;
     }
 }

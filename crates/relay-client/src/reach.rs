@@ -3,16 +3,18 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use relay_net::socket::Socket;
 use relay_net::tls::{self, TlsError};
 use relay_proto::handshake::Request;
+use rustls::CertificateError;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::tls::Tls;
+use crate::tls::{Tls, Trust, mismatch};
 use crate::tunnel::ANSWER_WAIT;
-use crate::{DialError, Error, RelayAddr, dial, dial_addr};
+use crate::{DialError, Error, Relay, RelayAddr, TlsSetupError, dial, dial_addr};
 
 /// How much of what a relay sends is read at once.
 const READ_AHEAD: usize = 4096;
@@ -26,6 +28,21 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
+    /// As the relay was written, except for what `tls` says.
+    pub(crate) fn to(relay: Relay, tls: Option<Tls>) -> Result<Self, TlsSetupError> {
+        let address = relay.address().clone();
+        let tls = match (tls, relay) {
+            (None, Relay::Plain(_)) => None,
+            (None, Relay::Tls(_)) => Some(Tls::new(Trust::System, None)?),
+            (Some(tls), Relay::Plain(_) | Relay::Tls(_)) => Some(tls),
+            (tls, Relay::Invite(invite)) => {
+                let as_written = || Tls::new(invite.pin.map_or(Trust::System, Trust::Pin), None);
+                Some(tls.map_or_else(as_written, Ok)?.identity(invite.name, invite.token))
+            }
+        };
+        Ok(Self { relay: address, tls })
+    }
+
     /// Dials the relay by its name, for a connection on which it always reads. Gives with it which of the name's
     /// addresses answered.
     pub(crate) async fn dial(&self) -> Result<(Socket, SocketAddr), Error> {
@@ -63,16 +80,24 @@ impl Reach {
         match timeout(ANSWER_WAIT, handshake).await {
             Ok(Ok(stream)) => Ok((stream.into(), peer)),
             Ok(Err(TlsError::Certificate(source))) => {
-                Err(Error::Certificate { relay: relay(), expected: tls.trust().clone(), source })
+                let expected = tls.trust().clone();
+                let came = mismatch(&expected, &source).into();
+                Err(Error::Certificate { relay: relay(), expected, came, only_not_now: is_about_time(&source) })
             }
-            Ok(Err(source)) => Err(Error::Tls { relay: relay(), source }),
+            Ok(Err(error)) => Err(Error::Tls { relay: relay(), source: Arc::new(error.into()) }),
             Err(_) => Err(Error::Silent { relay: relay(), waited: ANSWER_WAIT }),
         }
     }
 
     pub(crate) fn failed(&self, source: io::Error) -> Error {
-        Error::Io { relay: self.relay.clone(), source }
+        Error::Io { relay: self.relay.clone(), source: Arc::new(source) }
     }
+}
+
+/// The right certificate at the wrong time: it is renewed, or our clock is set.
+fn is_about_time(error: &CertificateError) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    matches!(error, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
 }
 
 impl Tls {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use relay_proto::auth::Binding;
 use relay_proto::identity::{Name, Token};
-use relay_proto::invite::{self, Invite};
+use relay_proto::invite;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption, WantsClientCert};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -28,6 +28,7 @@ pub const ALPN: &[u8] = b"relay/1";
 
 /// Which certificate is taken for the relay's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Trust {
     /// The one whose DER, whole, has this SHA-256. Its names and dates do not matter.
     Pin([u8; 32]),
@@ -70,7 +71,7 @@ impl Tls {
         let provider = Arc::new(provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(TlsSetupError::Library)?;
+            .map_err(|error| TlsSetupError::Library(Arc::new(error)))?;
         let builder: ConfigBuilder<_, WantsClientCert> = match &trust {
             Trust::Pin(pin) => {
                 let pinned = Pinned { pin: *pin, provider };
@@ -82,8 +83,8 @@ impl Tls {
         let mut config = match client {
             None => builder.with_no_client_auth(),
             Some(ClientCertificate { chain, key }) => {
-                let unusable = |source| TlsSetupError::Unusable { file: chain.clone(), source };
-                builder.with_client_auth_cert(certificates(chain)?, private_key(key)?).map_err(unusable)?
+                let shown = builder.with_client_auth_cert(certificates(chain)?, private_key(key)?);
+                shown.map_err(|error| unusable(chain, error))?
             }
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
@@ -91,19 +92,8 @@ impl Tls {
         Ok(Self { config: Arc::new(config), trust: Arc::new(trust), identity: None })
     }
 
-    /// TLS to the relay of an invite, with its identity. The relay's certificate is the one that the invite pins or, if
-    /// it pins none, one that this system trusts.
-    ///
-    /// # Errors
-    /// The invite pins no certificate, and this system trusts no CA.
-    pub fn invited(invite: &Invite) -> Result<Self, TlsSetupError> {
-        let trust = invite.pin.map_or(Trust::System, Trust::Pin);
-        Ok(Self::new(trust, None)?.identity(invite.name.clone(), invite.token.clone()))
-    }
-
     /// The same, for a client that proves an identity. The token itself is never sent.
-    #[must_use]
-    pub fn identity(mut self, name: Name, token: Token) -> Self {
+    pub(crate) fn identity(mut self, name: Name, token: Token) -> Self {
         self.identity = Some(Arc::new(Identity { name, token }));
         self
     }
@@ -146,6 +136,17 @@ impl fmt::Debug for Tls {
     }
 }
 
+impl Trust {
+    /// What can be done when another certificate came.
+    pub(crate) fn advice(&self) -> &'static str {
+        match self {
+            Self::Pin(_) => "ask the operator for a new invite",
+            Self::CaFile(_) => "ask the operator for the file of its CA",
+            Self::System => "ask the operator for an invite, or for the file of its CA",
+        }
+    }
+}
+
 /// As digits.
 struct Hex<'a>(&'a [u8; 32]);
 
@@ -169,14 +170,9 @@ impl fmt::Display for Trust {
 /// How much is told of a certificate, in characters: some of its names, not hundreds.
 const MAX_CAME: usize = 256;
 
-/// What came instead of a certificate that is trusted, and what can be done.
-pub(crate) fn mismatch(expected: &Trust, error: &CertificateError) -> (String, &'static str) {
-    let advice = match expected {
-        Trust::Pin(_) => "ask the operator for a new invite",
-        Trust::CaFile(_) => "ask the operator for the file of its CA",
-        Trust::System => "ask the operator for an invite, or for the file of its CA",
-    };
-    let came = match (expected, error) {
+/// What came instead of a certificate that is trusted.
+pub(crate) fn mismatch(expected: &Trust, error: &CertificateError) -> String {
+    match (expected, error) {
         (_, CertificateError::Other(OtherError(other))) => other.to_string(),
         (_, CertificateError::UnknownIssuer) => "another CA has signed it".into(),
         // Only the handshake's signature is checked.
@@ -186,8 +182,7 @@ pub(crate) fn mismatch(expected: &Trust, error: &CertificateError) -> (String, &
         }
         // The names in a certificate are its owner's to choose, and as many as he likes.
         (_, error) => error.to_string().chars().take(MAX_CAME).map(printable).collect(),
-    };
-    (came, advice)
+    }
 }
 
 fn printable(c: char) -> char {
@@ -266,15 +261,19 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsSetupError> {
 /// What a PEM file holds instead is not shown: it may be a key.
 fn unread(file: &Path, what: &'static str, error: PemError) -> TlsSetupError {
     match error {
-        PemError::Io(source) => TlsSetupError::Unreadable { file: file.into(), source },
+        PemError::Io(source) => TlsSetupError::Unreadable { file: file.into(), source: Arc::new(source) },
         _ => TlsSetupError::NotPem { file: file.into(), what },
     }
+}
+
+fn unusable(file: &Path, error: rustls::Error) -> TlsSetupError {
+    TlsSetupError::Unusable { file: file.into(), source: Arc::new(error) }
 }
 
 fn roots_of(file: &Path) -> Result<RootCertStore, TlsSetupError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {
-        roots.add(certificate).map_err(|source| TlsSetupError::Unusable { file: file.into(), source })?;
+        roots.add(certificate).map_err(|error| unusable(file, error))?;
     }
     Ok(roots)
 }
@@ -287,7 +286,7 @@ fn system_roots() -> Result<RootCertStore, TlsSetupError> {
 }
 
 /// TLS cannot be set up: the caller's to mend, before anything was sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum TlsSetupError {
     /// A file cannot be read.
@@ -295,7 +294,7 @@ pub enum TlsSetupError {
         /// Which.
         file: PathBuf,
         /// Why.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// A file does not hold what it should, in PEM.
     NotPem {
@@ -309,12 +308,12 @@ pub enum TlsSetupError {
         /// In which file.
         file: PathBuf,
         /// Why.
-        source: rustls::Error,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// This system trusts no CA.
     NoSystemRoots,
     /// The TLS library refuses to work.
-    Library(rustls::Error),
+    Library(Arc<dyn std::error::Error + Send + Sync>),
 }
 
 impl fmt::Display for TlsSetupError {

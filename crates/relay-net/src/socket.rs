@@ -1,6 +1,7 @@
 //! A party's socket, TCP, TLS or Unix, with what a pipe asks of it; and how relay listens and accepts.
 
 mod listen;
+mod poll;
 mod tcp;
 
 pub use listen::{accept, canonical, listen, listen_alone};
@@ -229,7 +230,7 @@ impl Socket {
     }
 
     /// Waits until the kernel has taken all that was written. Cancel safe.
-    pub(crate) async fn taken(&self) -> io::Result<()> {
+    pub async fn taken(&self) -> io::Result<()> {
         while !self.flush()? {
             self.writable().await?;
         }

@@ -38,6 +38,7 @@ const HELLO: &str = "relay/1";
 
 /// The three ways in which a service can take users from a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Protocol {
     /// One link that carries every user as a yamux stream.
     Multiplex,

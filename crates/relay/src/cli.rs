@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Parser, Subcommand};
+use relay_client::Relay;
 
 pub use self::flags::{
     CheckFlags, ConformanceClientFlags, ConformanceFlags, ConformanceRelayFlags, ConformanceSubject, ForwardFlags,
@@ -22,7 +23,6 @@ pub use self::flags::{
 use self::flags::{DemoFlags, LogFlags};
 use self::original::{Original, go_flag, is_number, is_original};
 use crate::logs;
-use crate::target::Relay;
 
 /// What the command line asks for.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, header};
 use axum::response::Html;
 use axum::routing::get;
-use relay_client::{Protocol, RelayAddr};
+use relay_client::{Protocol, Relay, RelayAddr};
 use relay_net::socket;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
@@ -43,7 +43,7 @@ pub async fn run(announce: impl Fn(&str) + Send + Sync, shutdown: impl Future<Ou
     let to_io = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
     let address = |of: SocketAddr| RelayAddr::new(&of.ip().to_string(), of.port()).map_err(|error| to_io(&error));
     let service = Service::Tcp(address(place.service)?);
-    let mut config = forward::Config::new(service, address(place.control)?, Protocol::Multiplex);
+    let mut config = forward::Config::new(service, Relay::Plain(address(place.control)?), Protocol::Multiplex);
     config.drain = DRAIN;
     let established = |public: &RelayAddr| {
         let _ = place.public.set(public.clone());

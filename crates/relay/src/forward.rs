@@ -5,12 +5,13 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use relay_client::{Builder, Connection, Error, Event, IpNet, Listener, Protocol, RelayAddr, Tls};
+use relay_client::{Builder, Connection, Error, Event, IpNet, Listener, Protocol, Relay, RelayAddr, Tls};
 use relay_net::pipe::{HALF_CLOSED_IDLE, Moved};
+use relay_proto::proxy::{Header, Version};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
@@ -36,9 +37,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub struct Config {
     /// Where users are piped to.
     pub service: Service,
-    /// Where they come from.
-    pub relay: RelayAddr,
-    /// TLS to the relay, and who we are there; plain text without.
+    /// Where they come from, and who we are there.
+    pub relay: Relay,
+    /// How TLS to the relay is spoken, if not as it is written.
     pub tls: Option<Tls>,
     /// How they come.
     pub protocol: Protocol,
@@ -46,6 +47,8 @@ pub struct Config {
     pub port: Option<u16>,
     /// The networks whose users the relay is to let in; everyone, if there are none.
     pub allow: Vec<IpNet>,
+    /// In which version of the PROXY protocol the service is told where each user is; not at all, if none.
+    pub proxy_protocol: Option<Version>,
     /// Whether the link may change to BBR.
     pub bbr: bool,
     /// How long live users may finish at the end.
@@ -55,9 +58,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// Plain text, any port, for everyone; 30 s for the last users, at most 24 576 at once: less than the 28 232
+    /// Any port, for everyone; 30 s for the last users, at most 24 576 at once: less than the 28 232
     /// ports that Linux tells sockets to one address of a service apart by.
-    pub fn new(service: Service, relay: RelayAddr, protocol: Protocol) -> Self {
+    pub fn new(service: Service, relay: Relay, protocol: Protocol) -> Self {
         Self {
             service,
             relay,
@@ -65,6 +68,7 @@ impl Config {
             protocol,
             port: None,
             allow: Vec::new(),
+            proxy_protocol: None,
             bbr: true,
             drain: Duration::from_secs(30),
             max_users: 24_576,
@@ -72,10 +76,12 @@ impl Config {
     }
 
     fn listener(&self) -> Builder {
-        let mut builder = Listener::builder(self.relay.clone())
+        let mut builder = Listener::to(self.relay.clone())
             .protocol(self.protocol)
             .allow(self.allow.clone())
             .service(&word_for(&self.service))
+            // In a pool the line shows, too, that there is a user for whom to dial a service that speaks first.
+            .user_addresses(self.proxy_protocol.is_some() || self.protocol == Protocol::Pool)
             .bbr(self.bbr)
             .retry_first(true);
         if let Some(tls) = &self.tls {
@@ -167,12 +173,15 @@ pub async fn run(
 
     info!(live = users.len(), "forwarder stops; live users may finish");
     report.stop(ended.as_ref().err());
-    let mut closed = pin!(listener.close());
+    // Who waited to be accepted is reset.
+    let handle = listener.handle();
+    drop(listener);
+    let mut finished = pin!(handle.finish());
     let drain = forwarder.config.drain;
-    if timeout(drain, &mut closed).await.is_err() {
+    if timeout(drain, &mut finished).await.is_err() {
         warn!(after = ?drain, live = users.len(), "live users are reset");
         users.abort_all();
-        let _ = timeout(LAST_WORDS, closed).await;
+        let _ = timeout(LAST_WORDS, finished).await;
     }
     // With the last of them goes the tunnel, which says so.
     while users.join_next().await.is_some() {}
@@ -192,11 +201,13 @@ async fn waiting(listener: &mut Listener) -> Option<Result<Connection, Error>> {
 struct Forwarder {
     config: Config,
     repeats: Mutex<Repeats<String>>,
+    /// It was said that the service is not told where users are.
+    unknown: AtomicBool,
 }
 
 impl Forwarder {
     fn new(config: Config) -> Self {
-        Self { config, repeats: Mutex::new(Repeats::new(REPEATS_EVERY)) }
+        Self { config, repeats: Mutex::new(Repeats::new(REPEATS_EVERY)), unknown: AtomicBool::new(false) }
     }
 
     /// Serves a user in a task of his own, if there is room.
@@ -218,6 +229,12 @@ impl Forwarder {
         };
         match dialled {
             Ok(service) => {
+                if let Some(version) = self.config.proxy_protocol
+                    && let Err(error) = service.write_all(&self.header(&user).encode(version)).await
+                {
+                    user.reset();
+                    return self.trouble(&format!("{} took no PROXY header: {error}", self.config.service));
+                }
                 let end = user.pipe(service, &tunnel.moved, HALF_CLOSED_IDLE).await;
                 debug!(?end, "user left");
             }
@@ -226,6 +243,19 @@ impl Forwarder {
                 self.trouble(&format!("{error}; the user was reset"));
             }
         }
+    }
+
+    /// Where the user is, for the service.
+    fn header(&self, user: &Connection) -> Header {
+        if let (Some(user), Some(public)) = (user.user_addr(), user.public_addr()) {
+            return Header::Proxied { user, public };
+        }
+        if !self.unknown.swap(true, Ordering::Relaxed) {
+            let Config { relay, service, .. } = &self.config;
+            let relay = relay.address();
+            warn!("{relay} does not say where a user is: {service} is told that it is unknown");
+        }
+        Header::Unknown
     }
 
     /// Says what may come back a thousand times a second: once, then only how often. The causes are
@@ -263,7 +293,7 @@ struct Tunnel {
 impl Tunnel {
     fn new(config: &Config) -> Arc<Self> {
         Arc::new(Self {
-            relay: config.relay.clone(),
+            relay: config.relay.address().clone(),
             protocol: config.protocol,
             opened: OnceLock::new(),
             users: AtomicU64::new(0),
@@ -320,9 +350,9 @@ impl<'a, F: FnMut(&RelayAddr)> Report<'a, F> {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Established { address } => self.established(address),
-            Event::Lost { cause } => self.lost(cause.to_string()),
-            Event::Retrying { cause } => {
+            Event::Established { address, .. } => self.established(address),
+            Event::Lost { cause, .. } => self.lost(cause.to_string()),
+            Event::Retrying { cause, .. } => {
                 let again = self.drops.note(cause.to_string(), Instant::now()).is_none();
                 if self.quiet && again {
                     debug!("{cause}; trying on until it works");
@@ -330,17 +360,17 @@ impl<'a, F: FnMut(&RelayAddr)> Report<'a, F> {
                     warn!("{cause}; trying on until it works");
                 }
             }
-            Event::Trouble { cause } => self.forwarder.trouble(&cause.to_string()),
+            Event::Trouble { cause, .. } => self.forwarder.trouble(&cause.to_string()),
             _ => debug!(?event, "an event that this program does not know"),
         }
     }
 
     fn established(&mut self, address: RelayAddr) {
         let config = &self.forwarder.config;
-        let Config { relay, protocol, service, .. } = config;
+        let Config { protocol, service, .. } = config;
         let moved = self.announced.as_ref() != Some(&address);
         if moved || !self.quiet {
-            info!(%relay, %protocol, %address, %service, "tunnel opened");
+            info!(relay = %config.relay.address(), %protocol, %address, %service, "tunnel opened");
         }
         if self.announced.is_none() && config.is_for_everyone() {
             warn!(

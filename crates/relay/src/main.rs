@@ -15,7 +15,7 @@ use relay::conformance::{self, Report, Row};
 use relay::plan::{self, PlanError, ServerPlan};
 use relay::state::commands::{self, CommandError};
 use relay::{demo, forward, logs, serve};
-use relay_client::DEFAULT_PORT;
+use relay_client::{DEFAULT_PORT, Relay};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
@@ -86,8 +86,9 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Forward(flags) => {
             let config = plan::forward(*flags)?;
-            let relay = &config.relay;
-            if config.tls.is_none() && !relay.is_loopback() {
+            if let Relay::Plain(relay) = &config.relay
+                && !relay.is_loopback()
+            {
                 warn!("the connection to {relay} is plain text: whoever is on its way can read and change what passes");
             }
             let announce = |address: &_| say(&format_args!("established relay address: {address}"));

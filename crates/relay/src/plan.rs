@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use relay_client::{ClientCertificate, DEFAULT_PORT, Protocol, Tls, TlsSetupError, Trust};
+use ipnet::IpNet;
+use relay_client::{ClientCertificate, DEFAULT_PORT, Invite, Protocol, Relay, Tls, TlsSetupError, Trust};
 use tracing::warn;
 
 use crate::cli::{ForwardFlags, InviteFlags, PlaceFlags, ServerFlags};
@@ -12,7 +13,6 @@ use crate::config::{self, Anonymous, ConfigError, Forwarder, Limits, References,
 use crate::forward;
 use crate::identity::{Identity, Rights};
 use crate::state::{self, Host};
-use crate::target::Relay;
 
 /// What `relay server` is to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +31,8 @@ pub struct ServerPlan {
     pub host: Option<Host>,
     /// Serve identities and listed networks in plain text, too.
     pub plain_text: bool,
+    /// The networks of load balancers, which begin with a PROXY header.
+    pub proxy_protocol: Vec<IpNet>,
     /// Whether links may change to BBR.
     pub bbr: bool,
     /// How it speaks TLS.
@@ -64,6 +66,7 @@ impl ServerPlan {
             open: flags.open.or(file.open).unwrap_or(false),
             host: file.host,
             plain_text: file.plain_text.unwrap_or(false),
+            proxy_protocol: file.proxy_protocol,
             bbr: !flags.link.no_bbr.or(file.no_bbr).unwrap_or(false),
             tls: file.tls,
             anonymous: file.anonymous,
@@ -140,9 +143,10 @@ fn merge(flags: ForwardFlags, file: Forwarder) -> Result<forward::Config, PlanEr
     let relay = relay.ok_or_else(|| {
         usage("the relay is missing: give it after the service, or an invite by --invite-file or RELAY_INVITE")
     })?;
-    let (service, mode, port, allow) = file.service.map_or((None, None, None, Vec::new()), |service| {
-        (Some(service.service), service.mode, service.port, service.allow)
-    });
+    let (service, mode, port, allow, proxy_protocol) =
+        file.service.map_or((None, None, None, Vec::new(), None), |service| {
+            (Some(service.service), service.mode, service.port, service.allow, service.proxy_protocol)
+        });
     let service = flags.service.or(service);
     let service =
         service.ok_or_else(|| usage("the service is missing: say where it listens, as in relay forward 8080 HOST"))?;
@@ -153,23 +157,22 @@ fn merge(flags: ForwardFlags, file: Forwarder) -> Result<forward::Config, PlanEr
         tls,
         port: flags.port.or(port),
         allow: if flags.allow.is_empty() { allow } else { flags.allow },
+        proxy_protocol: flags.proxy_protocol.or(proxy_protocol),
         bbr: !flags.link.no_bbr.or(file.no_bbr).unwrap_or(false),
-        ..forward::Config::new(service, relay.address().clone(), protocol)
+        ..forward::Config::new(service, relay, protocol)
     })
 }
 
 /// How TLS to a relay is spoken; `None` if it is plain text.
 fn tls(relay: &Relay, ca: Option<PathBuf>, certificate: Option<(PathBuf, PathBuf)>) -> Result<Option<Tls>, PlanError> {
-    relay.takes(ca.is_some(), certificate.is_some()).map_err(|what| PlanError::Usage(what.into()))?;
-    let authorities = ca.map_or(Trust::System, Trust::CaFile);
-    let client = certificate.map(|(chain, key)| ClientCertificate { chain, key });
-    let tls = match relay {
+    config::takes(relay, ca.is_some(), certificate.is_some()).map_err(|what| PlanError::Usage(what.into()))?;
+    let trust = match relay {
         Relay::Plain(_) => return Ok(None),
-        Relay::Tls(_) => Tls::new(authorities, client.as_ref()),
-        Relay::Invite(invite) => Tls::new(invite.pin.map_or(authorities, Trust::Pin), None)
-            .map(|tls| tls.identity(invite.name.clone(), invite.token.clone())),
+        Relay::Invite(Invite { pin: Some(pin), .. }) => Trust::Pin(*pin),
+        _ => ca.map_or(Trust::System, Trust::CaFile),
     };
-    tls.map(Some).map_err(|error| match error {
+    let client = certificate.map(|(chain, key)| ClientCertificate { chain, key });
+    Tls::new(trust, client.as_ref()).map(Some).map_err(|error| match error {
         TlsSetupError::NoSystemRoots | TlsSetupError::Library(_) => PlanError::System(error.to_string()),
         _ => PlanError::Usage(error.to_string()),
     })

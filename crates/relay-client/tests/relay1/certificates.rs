@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
-use relay_client::{ClientCertificate, Error, Listener, Protocol, RelayAddr, Tls, TlsSetupError, Trust};
+use relay_client::{ClientCertificate, Error, Listener, Protocol, Relay, RelayAddr, Tls, TlsSetupError, Trust};
 use relay_net::socket::Socket;
 use relay_proto::invite::server_name;
 use rustls::crypto::ring;
@@ -33,7 +33,7 @@ fn trusting(file: &NamedTempFile) -> Tls {
 
 /// The relay is not the one that is meant: it hears nothing, and there is no other try.
 async fn refused(stage: &Stage, tls: Tls) -> String {
-    let builder = Listener::builder(stage.address()).tls(tls).retry_first(true);
+    let builder = Listener::to(Relay::Tls(stage.address())).tls(tls).retry_first(true);
     let (bound, met) = stage.tried(builder, stage.shake_hands()).await;
     let error = bound.unwrap_err();
     assert!(matches!(error, Error::Certificate { .. }) && !error.is_temporary(), "{error}");
@@ -48,7 +48,7 @@ async fn refused(stage: &Stage, tls: Tls) -> String {
 
 /// The relay is the one that is meant.
 async fn accepted(stage: &Stage, tls: Tls) {
-    let builder = Listener::builder(stage.address()).tls(tls);
+    let builder = Listener::to(Relay::Tls(stage.address())).tls(tls);
     let play = async {
         let client = stage.secure().await;
         client.hears("relay/1\n").await;
@@ -135,7 +135,7 @@ async fn the_right_certificate_at_the_wrong_time_is_waited_for() {
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, &ca).unwrap().der().clone();
     let stage = Stage::showing(&Shown { certificate, key }).await;
-    let builder = Listener::builder(stage.address()).tls(trusting(&ca_file(&ca)));
+    let builder = Listener::to(Relay::Tls(stage.address())).tls(trusting(&ca_file(&ca)));
     let (bound, _) = stage.tried(builder, stage.shake_hands()).await;
     let error = bound.unwrap_err();
     assert!(error.is_temporary() && error.to_string().contains("certificate expired"), "{error}");
@@ -146,7 +146,7 @@ async fn a_host_that_no_certificate_can_name_is_an_error() {
     let stage = Stage::new().await;
     let ca = ca();
     let address = RelayAddr::new("größe.example", stage.address().port()).unwrap();
-    let builder = Listener::builder(address).tls(trusting(&ca_file(&ca))).retry_first(true);
+    let builder = Listener::to(Relay::Tls(address)).tls(trusting(&ca_file(&ca))).retry_first(true);
     let error = within("bind", builder.bind()).await.unwrap_err();
     assert!(matches!(error, Error::NoCertificateName { .. }) && !error.is_temporary(), "{error}");
     stage.is_left_alone().await;
@@ -166,7 +166,7 @@ async fn the_relay_is_asked_for_its_protocol_and_its_certificate() {
     let ca = ca();
     let address = RelayAddr::new("localhost", stage.address().port()).unwrap();
     let stage = Stage { config: Stage::showing(&Shown::signed("localhost", &ca)).await.config, ..stage };
-    let builder = Listener::builder(address).tls(trusting(&ca_file(&ca)));
+    let builder = Listener::to(Relay::Tls(address)).tls(trusting(&ca_file(&ca)));
     let (_, name) = stage.tried(builder, async { stage.shake_hands().await.unwrap().server_name() }).await;
     assert_eq!(name.as_deref(), Some("localhost"));
 }
@@ -241,7 +241,7 @@ async fn a_client_certificate_is_shown() {
     let (chain_file, key_file) = (file(&certificate.pem()), file(&key.serialize_pem()));
     let ours = ClientCertificate { chain: chain_file.path().into(), key: key_file.path().into() };
     let tls = Tls::new(Trust::Pin(shown.pin()), Some(&ours)).unwrap();
-    let builder = Listener::builder(stage.address()).tls(tls);
+    let builder = Listener::to(Relay::Tls(stage.address())).tls(tls);
     let (_, seen) = stage.tried(builder, async { stage.shake_hands().await.unwrap().peer_certificates() }).await;
     assert_eq!(seen, [certificate.der().clone()]);
 

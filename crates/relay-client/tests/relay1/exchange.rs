@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use relay_client::{Builder, Code, Demand, Error, Event, Invite, Listener, Protocol, RELAY_1_WAIT, RelayAddr, Token};
+use relay_client::{
+    Builder, Code, Demand, Error, Event, Invite, Listener, Protocol, RELAY_1_WAIT, Relay, RelayAddr, Token,
+};
 use relay_proto::auth::{Binding, Nonce, Proof};
 
 use crate::stage::{Peer, Shown, Stage, any, event_of, within};
@@ -60,7 +62,7 @@ async fn an_invited_client_proves_its_token_for_each_protocol() {
             let stage = Stage::showing(&shown).await;
             let relay = stage.address();
             let invite = Invite { name: "laptop".parse().unwrap(), token: token(), relay, pin: Some(shown.pin()) };
-            let builder = Listener::invited(&invite).unwrap().protocol(protocol);
+            let builder = Listener::to(Relay::Invite(invite)).protocol(protocol);
             let nonce = Nonce::from_random([9; 32]);
             let play = async {
                 let client = stage.secure().await;
@@ -94,7 +96,8 @@ async fn ports_and_networks_are_asked_for() {
         let builder = stage.builder().protocol(protocol).port(7009).allow(networks.to_vec());
         opened(&stage, builder, request, answer).await;
         // As well in plain text, from a relay that understands it.
-        let builder = Listener::builder(stage.address()).protocol(protocol).port(7009).allow(networks.to_vec());
+        let builder =
+            Listener::to(Relay::Plain(stage.address())).protocol(protocol).port(7009).allow(networks.to_vec());
         let play = async {
             let client = stage.plain().await;
             client.hears("relay/1\n").await;
@@ -135,8 +138,8 @@ async fn words_of_a_refusal_cannot_harm_a_terminal() {
 #[tokio::test]
 async fn a_refusal_is_heard_at_each_step_and_before_a_close() {
     let builder = |stage: &Stage| {
-        let tls = stage.tls().identity("laptop".parse().unwrap(), token());
-        Listener::builder(stage.address()).tls(tls)
+        let (name, relay) = ("laptop".parse().unwrap(), stage.address());
+        Listener::to(Relay::Invite(Invite { name, token: token(), relay, pin: Some(stage.pin) }))
     };
     let nonce = Nonce::from_random([9; 32]);
     for before in [String::new(), FEATURES.into(), format!("{FEATURES}{nonce}\n"), format!("{FEATURES}{nonce}\nok\n")] {
@@ -178,7 +181,7 @@ async fn a_relay_that_lacks_what_is_demanded_is_not_used() {
 #[tokio::test]
 async fn an_old_relay_is_not_used_where_something_is_demanded() {
     let stage = Stage::new().await;
-    let builder = || Listener::builder(stage.address()).port(7009).retry_first(true);
+    let builder = || Listener::to(Relay::Plain(stage.address())).port(7009).retry_first(true);
     let closes = async {
         stage.plain().await.hears("relay/1\n").await;
     };
@@ -204,7 +207,7 @@ async fn an_old_relay_is_not_used_where_something_is_demanded() {
 #[tokio::test]
 async fn a_relay_that_was_not_old_is_waited_for() {
     let stage = Stage::new().await;
-    let builder = Listener::builder(stage.address()).protocol(Protocol::Event).port(7009);
+    let builder = Listener::to(Relay::Plain(stage.address())).protocol(Protocol::Event).port(7009);
     let mut events = builder.events();
     let opens = async |stage: &Stage| {
         let client = stage.plain().await;
@@ -221,8 +224,10 @@ async fn a_relay_that_was_not_old_is_waited_for() {
     stage.plain().await.hears("relay/1\n").await;
     let _client = opens(&stage).await;
     let told = [event_of(&mut events).await, event_of(&mut events).await, event_of(&mut events).await];
-    let [Event::Established { .. }, Event::Lost { .. }, Event::Retrying { cause }] = told else { panic!("{told:?}") };
-    assert!(matches!(*cause, Error::Unanswered { .. }), "{cause}");
+    let [Event::Established { .. }, Event::Lost { .. }, Event::Retrying { cause, .. }] = told else {
+        panic!("{told:?}")
+    };
+    assert!(matches!(cause, Error::Unanswered { .. }), "{cause}");
 }
 
 #[tokio::test]
@@ -255,12 +260,12 @@ async fn a_demanded_port_that_is_taken_ends_the_first_try_only() {
     client.says("error port-taken by another\n").await;
     let retrying = within("a retry", async {
         loop {
-            if let Event::Retrying { cause } = event_of(&mut events).await {
+            if let Event::Retrying { cause, .. } = event_of(&mut events).await {
                 return cause;
             }
         }
     });
-    assert!(matches!(*retrying.await, Error::Refused { code: Code::PortTaken, .. }));
+    assert!(matches!(retrying.await, Error::Refused { code: Code::PortTaken, .. }));
 }
 
 #[tokio::test]
@@ -283,7 +288,7 @@ async fn the_port_that_it_had_is_wished_for_where_that_is_understood() {
 #[tokio::test]
 async fn in_plain_text_nothing_is_wished_for() {
     let stage = Stage::new().await;
-    let builder = Listener::builder(stage.address()).protocol(Protocol::Event);
+    let builder = Listener::to(Relay::Plain(stage.address())).user_addresses(false).protocol(Protocol::Event);
     let opens = async || {
         let client = stage.plain().await;
         client.hears("event\nnew\n").await;
@@ -307,14 +312,18 @@ async fn a_final_answer_ends_the_listener_with_it() {
     assert!(matches!(error, Error::Refused { code: Code::Revoked, .. }) && !error.is_temporary(), "{error}");
     assert!(matches!(within("the end", listener.accept()).await, Err(Error::Closed)));
     stage.is_left_alone().await;
-    within("close", listener.close()).await;
+    let handle = listener.handle();
+    drop(listener);
+    let reason = within("the reason", handle.closed()).await.unwrap_err();
+    assert!(matches!(reason, Error::Refused { code: Code::Revoked, .. }), "{reason}");
+    within("an end", handle.finish()).await;
 }
 
 #[test]
 fn nothing_shows_the_token() {
     let relay: RelayAddr = "relay.example".parse().unwrap();
     let invite = Invite { name: "laptop".parse().unwrap(), token: token(), relay, pin: Some([1; 32]) };
-    let builder = Listener::invited(&invite).unwrap();
+    let builder = Listener::to(Relay::Invite(invite.clone()));
     let shown = format!("{invite:?} {builder:?} {builder:#?}");
     assert!(shown.contains("laptop") && shown.contains("***"), "{shown}");
     assert!(!shown.contains(&token().expose()) && !shown.contains("7, 7"), "{shown}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use relay_client::{Builder, Error, Event, Events, Listener, RelayAddr, Tls, Trust};
+use relay_client::{Builder, Error, Event, Events, Listener, Relay, RelayAddr, Tls, Trust};
 use relay_net::socket::Socket;
 use relay_net::tls::{TlsError, TlsStream, accept};
 use relay_proto::auth::Binding;
@@ -103,7 +103,7 @@ impl Stage {
 
     /// A listener here, over TLS.
     pub(crate) fn builder(&self) -> Builder {
-        Listener::builder(self.address()).tls(self.tls())
+        Listener::to(Relay::Tls(self.address())).tls(self.tls())
     }
 
     /// The next connection, as it comes.

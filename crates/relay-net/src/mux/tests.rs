@@ -1,7 +1,9 @@
 //! Two links against each other over loopback, each stream between real sockets.
 
+mod beginning;
 #[cfg(target_os = "linux")]
 mod bulk;
+mod program;
 mod rate;
 mod secure;
 

@@ -63,6 +63,15 @@ pub struct Seal {
 }
 
 impl Request {
+    /// The request for a new tunnel of that protocol.
+    pub fn new(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Multiplex => Self::Multiplex,
+            Protocol::Pool => Self::PoolNew,
+            Protocol::Event => Self::EventNew,
+        }
+    }
+
     /// The protocol that the request belongs to.
     pub fn protocol(&self) -> Protocol {
         match self {

@@ -5,12 +5,11 @@ use std::net::Ipv6Addr;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use relay_client::RelayAddr;
+use relay_client::{Relay, RelayAddr};
 
 use super::flags::{ForwardFlags, LogFlags};
 use super::{Command, Invocation, TEMPLATE};
 use crate::service::Service;
-use crate::target::Relay;
 
 const LOCAL_FORWARD_PORT: &str = "--localForwardPort";
 

@@ -26,6 +26,7 @@ fn meaning(line: &str) -> String {
                 Relay::Invite(invite) => format!("invite:{}@{}", invite.name, invite.relay),
                 Relay::Tls(address) => format!("tls:{address}"),
                 Relay::Plain(address) => address.to_string(),
+                other => panic!("{other:?}"),
             });
             let allow = (!flags.allow.is_empty()).then(|| format!("{:?}", flags.allow));
             let parts = [
@@ -34,6 +35,7 @@ fn meaning(line: &str) -> String {
                 flags.mode.map(|mode| mode.to_string()),
                 flags.port.map(|port| format!("port={port}")),
                 allow,
+                flags.proxy_protocol.map(|version| format!("{version:?}")),
                 path("invite_file", &flags.invite_file),
                 path("config", &flags.config),
                 path("ca", &flags.ca),
@@ -91,6 +93,7 @@ fn every_form_is_understood() {
         ("server --listen 7001 --open -v", "server [::]:7001 open=true"),
         ("server --state /s --config c.toml", "server state=/s config=c.toml"),
         ("forward 8080 host", "forward localhost:8080 host:7000"),
+        ("forward 8080 host --proxy-protocol v2", "forward localhost:8080 host:7000 V2"),
         ("forward 8080 host --no-bbr", "forward localhost:8080 host:7000 no_bbr=true"),
         ("forward web:80 [::1]:1 --mode pool", "forward web:80 [::1]:1 pool"),
         ("forward --mode=event unix:/s host:1", "forward unix:/s host:1 event"),
@@ -156,6 +159,7 @@ fn wrong_usage_ends_with_2_and_says_what_helps() {
         ("forward 80 relay://host", "copy it again"),
         ("forward 80 host --port 0", "1..=65535"),
         ("forward 80 host --allow host", "a network is an address"),
+        ("forward 80 host --proxy-protocol 1", "it is v1 or v2"),
         ("forward 80 tls://host --cert c", "--key"),
         ("forward 80 tls://host --key k", "--cert"),
         ("forward 80 --invite-file relay://x@host", "the name of a file"),

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use relay_client::Protocol;
+use relay_client::{Protocol, Relay};
 use relay_proto::network;
+use relay_proto::proxy::Version;
 
 use super::reader::{At, Source, Table};
 use super::{server, values};
 use crate::service;
-use crate::target::Relay;
 
 /// The keys of a forwarder's file, outermost table.
 pub(super) const KEYS: &[&str] = &["relay", "invite_file", "invite_env", "ca", "cert", "key", "service"];
@@ -40,6 +40,8 @@ pub struct Service {
     pub port: Option<u16>,
     /// The networks whose users may come; empty for all.
     pub allow: Vec<IpNet>,
+    /// In which version of the PROXY protocol it is told where users are.
+    pub proxy_protocol: Option<Version>,
 }
 
 impl Forwarder {
@@ -59,11 +61,30 @@ impl Forwarder {
             service: service(root),
         };
         if let Some(relay) = &forwarder.relay
-            && let Err(error) = relay.takes(forwarder.ca.is_some(), forwarder.certificate.is_some())
+            && let Err(error) = takes(relay, forwarder.ca.is_some(), forwarder.certificate.is_some())
         {
             root.problem(error);
         }
         forwarder
+    }
+}
+
+/// Whether authorities, or a client certificate, can go with a relay.
+///
+/// # Errors
+/// They cannot: why, and what to do.
+pub(crate) fn takes(relay: &Relay, authorities: bool, certificate: bool) -> Result<(), &'static str> {
+    match relay {
+        Relay::Invite(_) if certificate => {
+            Err("an invite is an identity already: leave the client certificate out, or write tls://HOST[:PORT]")
+        }
+        Relay::Invite(invite) if authorities && invite.pin.is_some() => {
+            Err("the invite says which certificate the relay must have: leave the CA file out")
+        }
+        Relay::Plain(_) if authorities || certificate => {
+            Err("certificates are for TLS, and HOST[:PORT] is plain text: write the relay as tls://HOST[:PORT]")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -100,7 +121,29 @@ fn service(root: &mut Table<'_, '_>) -> Option<Service> {
         let mode = table.text("mode", values::mode);
         let port = table.number("port", 1..=u16::MAX);
         let allow = table.list("allow", network::parse);
-        first = first.or(service.map(|service| Service { service, mode, port, allow }));
+        let proxy_protocol = table.text("proxy_protocol", str::parse::<Version>);
+        first = first.or(service.map(|service| Service { service, mode, port, allow, proxy_protocol }));
     }
     first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_go_with_tls_alone() {
+        let token = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+        let invite: Relay = format!("relay://laptop:{token}@host").parse().unwrap();
+        let pin = "0f".repeat(32);
+        let pinned: Relay = format!("relay://laptop:{token}@host?pin=sha256-{pin}").parse().unwrap();
+        let (tls, plain): (Relay, Relay) = ("tls://host".parse().unwrap(), "host".parse().unwrap());
+        for (relay, authorities, certificate) in
+            [(&invite, true, false), (&pinned, false, false), (&tls, true, true), (&plain, false, false)]
+        {
+            assert_eq!(takes(relay, true, false).is_ok(), authorities, "{relay:?}");
+            assert_eq!(takes(relay, false, true).is_ok(), certificate, "{relay:?}");
+            assert!(takes(relay, false, false).is_ok());
+        }
+    }
 }

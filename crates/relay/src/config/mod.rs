@@ -25,6 +25,7 @@ use std::path::Path;
 
 pub use self::files::References;
 use self::files::text;
+pub(crate) use self::forwarder::takes;
 pub use self::forwarder::{Forwarder, Service};
 pub use self::problem::{ConfigError, Problem};
 use self::reader::Source;

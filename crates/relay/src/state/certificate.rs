@@ -48,10 +48,23 @@ impl Certificate {
         if let Some(certificate) = Self::load(locked)? {
             return Ok(certificate);
         }
-        let stored = make().map_err(|error| StateError::Certificate(error.into()))?;
-        let certificate = stored.parse().ok_or_else(|| StateError::Certificate("it cannot be read back".into()))?;
+        let (certificate, stored) = Self::made()?;
         file::write(locked, &stored)?;
         Ok(certificate)
+    }
+
+    /// A new one, of no state.
+    ///
+    /// # Errors
+    /// The system has no randomness.
+    pub(crate) fn fresh() -> Result<Self, StateError> {
+        Self::made().map(|(certificate, _)| certificate)
+    }
+
+    fn made() -> Result<(Self, Stored), StateError> {
+        let stored = make().map_err(|error| StateError::Certificate(error.into()))?;
+        let certificate = stored.parse().ok_or_else(|| StateError::Certificate("it cannot be read back".into()))?;
+        Ok((certificate, stored))
     }
 
     /// The certificate of this state, if there is one.

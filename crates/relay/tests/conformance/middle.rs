@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use relay::conformance::session::Frame;
-use relay_client::Tls;
+use relay_client::{Tls, Trust};
 use relay_net::socket::Socket;
 use relay_net::tls;
 use relay_proto::invite::Invite;
@@ -142,7 +142,11 @@ impl Middle {
             let mut config = config.unwrap();
             config.alpn_protocols = vec![relay_client::ALPN.to_vec()];
             let invite: Invite = certificate.invite(relay).parse().unwrap();
-            BothTls { server: Arc::new(config), client: Tls::invited(&invite).unwrap(), invite }
+            BothTls {
+                server: Arc::new(config),
+                client: Tls::new(Trust::Pin(invite.pin.unwrap()), None).unwrap(),
+                invite,
+            }
         });
         let all = Arc::new(Shared::default());
         let task = tokio::spawn(async move {

@@ -85,7 +85,7 @@ impl Client {
                 match self.protocol {
                     Protocol::Multiplex => self.clone().link(tunnel).await,
                     Protocol::Pool => self.clone().pool(tunnel).await,
-                    Protocol::Event => self.clone().event(tunnel).await,
+                    _ => self.clone().event(tunnel).await,
                 }
                 if self.has(Fault::NeverComesBack) {
                     std::future::pending::<()>().await;

@@ -7,7 +7,6 @@
 mod support;
 
 mod go;
-mod python;
 mod rust_yamux;
 mod services;
 mod silence;

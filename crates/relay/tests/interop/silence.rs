@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use crate::support::{self, MODES, User};
-use crate::{go, python, rust_yamux};
+use crate::{go, rust_yamux};
 
 /// Three of the 30 s after which the peers send a ping.
 const SILENCE: Duration = Duration::from_secs(90);
@@ -32,8 +32,9 @@ fn for_ninety_seconds() {
             users.push(User::of(at));
         }
     }
-    for example in ["event.py", "pool.py"] {
-        let Some((example, at)) = python::example(example, port) else { continue };
+    for example in ["python/event.py", "python/pool.py"] {
+        let args = ["localhost", &port.to_string()];
+        let Some((example, at)) = support::interpreted("python3", example, &args) else { continue };
         kept.push(example);
         users.push(User::of_echo(at));
     }

@@ -67,8 +67,8 @@ async fn echo(relay: &Relay) -> u16 {
             });
         }
     });
-    let control = relay.control.to_string().parse().unwrap();
-    let mut listener = within("a tunnel", Listener::builder(control).bind()).await.unwrap();
+    let builder = Listener::builder(&relay.control.to_string()).unwrap();
+    let mut listener = within("a tunnel", builder.bind()).await.unwrap();
     let port = listener.public_address().port();
     tokio::spawn(async move {
         while let Ok(user) = listener.accept().await {

@@ -15,6 +15,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use pattern::Pattern;
 pub(crate) use program::{Program, TempDir};
 pub(crate) use service::serve;
 pub(crate) use user::User;
@@ -75,14 +76,23 @@ pub(crate) const RELAY: &str = env!("CARGO_BIN_EXE_relay");
 /// Our relay, with its control port.
 pub(crate) fn relay() -> (Program, u16) {
     let port = free_port();
+    (relay_on(port), port)
+}
+
+/// Our relay on that control port.
+pub(crate) fn relay_on(port: u16) -> Program {
     let relay = Program::start(RELAY, ["server", "--open", "--listen", &format!("127.0.0.1:{port}")]);
     wait_for_port(port);
-    (relay, port)
+    relay
 }
 
 /// Our relay that serves only whom it invites. Its state is in the folder.
 pub(crate) fn closed_relay(state: &Path) -> Program {
-    let port = free_port();
+    closed_relay_on(free_port(), state)
+}
+
+/// The same, on that control port.
+pub(crate) fn closed_relay_on(port: u16, state: &Path) -> Program {
     let listen = format!("127.0.0.1:{port}");
     let relay = Program::spawn(Command::new(RELAY).args(["server", "--listen", &listen, "--state"]).arg(state));
     wait_for_port(port);
@@ -107,6 +117,24 @@ pub(crate) fn forwarder(service: SocketAddr, port: u16, mode: &str) -> (Program,
 /// Waits until the forwarder prints where its service is reachable.
 pub(crate) fn established(forwarder: &Program) -> SocketAddr {
     forwarder.address_after("established relay address: ")
+}
+
+/// A file of `examples/`.
+pub(crate) fn example(name: &str) -> String {
+    format!("{}/../../examples/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// An example that is run by the interpreter of its language, with the address at which users reach it; none without the
+/// interpreter.
+pub(crate) fn interpreted(interpreter: &str, name: &str, args: &[&str]) -> Option<(Program, SocketAddr)> {
+    have(&[interpreter]).then(|| reachable(Command::new(interpreter).arg(example(name)).args(args)))
+}
+
+/// An example, started, with the address at which users reach it.
+pub(crate) fn reachable(command: &mut Command) -> (Program, SocketAddr) {
+    let example = Program::spawn(command);
+    let at = example.address_after("reachable at ");
+    (example, at)
 }
 
 pub(crate) const MODES: [&str; 3] = ["multiplex", "pool", "event"];

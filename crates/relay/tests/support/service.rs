@@ -1,8 +1,10 @@
-//! The service that stands behind a forwarder in tests. `peers/go/service` says what its verbs mean.
+//! The service that stands behind a forwarder in tests. `peers/go/service` says what its verbs mean; `r`, which only
+//! this one knows, resets.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -33,6 +35,7 @@ fn answer(mut user: &TcpStream) -> io::Result<()> {
             user.read_exact(&mut length)?;
             user.write_all(hash(user.take(u64::from_be_bytes(length)))?.as_bytes())?;
         }
+        b"r" => return socket2::SockRef::from(user).set_linger(Some(Duration::ZERO)),
         other => panic!("unknown verb {other:?}"),
     }
     user.shutdown(Shutdown::Write)

@@ -5,7 +5,9 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use super::pattern::Pattern;
+use sha2::{Digest, Sha256};
+
+use super::pattern::{Pattern, hex};
 use super::{MIB, PATIENCE};
 
 /// Users of the service that is reachable at an address.
@@ -36,9 +38,11 @@ impl User {
         socket
     }
 
-    /// Sends so many bytes and gets them back, both at the same time.
-    pub(crate) fn echo(self, bytes: usize) {
-        exchange(&mut self.connect(self.echo), 1, bytes);
+    /// Sends so many bytes and gets them back, both at the same time. Gives the user's address.
+    pub(crate) fn echo(self, bytes: usize) -> SocketAddr {
+        let mut socket = self.connect(self.echo);
+        exchange(&mut socket, 1, bytes);
+        socket.local_addr().unwrap()
     }
 
     /// So many users at once, each of whom is served while all the others are connected.
@@ -83,11 +87,36 @@ impl User {
         assert_eq!(rest(&mut socket).unwrap(), pattern.hash(bytes));
     }
 
+    /// The service resets.
+    pub(crate) fn is_reset(self) {
+        assert_eq!(rest(&mut self.connect(b"r")).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
     /// The service speaks before the user does.
     pub(crate) fn is_greeted(self, text: &str) {
         let mut greeting = vec![0; text.len()];
         self.connect(b"").read_exact(&mut greeting).unwrap();
         assert_eq!(greeting, text.as_bytes());
+    }
+
+    /// Asks a web service, and says from which address.
+    pub(crate) fn get(self) -> (SocketAddr, String) {
+        let mut socket = self.connect(b"GET / HTTP/1.0\r\n\r\n");
+        let reply = rest(&mut socket).unwrap();
+        (socket.local_addr().unwrap(), reply.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+
+    /// Uploads so many bytes to a web service that sends back what it gets, and compares the download.
+    pub(crate) fn post(self, seed: usize, bytes: usize) {
+        let pattern = Pattern::new(seed);
+        let mut socket = self.connect(format!("POST / HTTP/1.0\r\nContent-Length: {bytes}\r\n\r\n").as_bytes());
+        let mut writer = socket.try_clone().unwrap();
+        let sender = thread::spawn(move || pattern.write(bytes, &mut writer).unwrap());
+        let mut reply = Vec::new();
+        socket.read_to_end(&mut reply).unwrap();
+        sender.join().unwrap();
+        let head = reply.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+        assert_eq!(hex(Sha256::new_with_prefix(&reply[head..])), pattern.hash(bytes));
     }
 
     /// Is served before and after a silence.

@@ -43,7 +43,7 @@ pub fn checks(protocol: Protocol) -> impl Iterator<Item = &'static Check<Client>
     let own = match protocol {
         Protocol::Multiplex => multiplex::CHECKS,
         Protocol::Pool => pool::CHECKS,
-        Protocol::Event => event::CHECKS,
+        _ => event::CHECKS,
     };
     [exchange::CHECKS, users::CHECKS, own, exchange::OLD_RELAYS].into_iter().flatten()
 }

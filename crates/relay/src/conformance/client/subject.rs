@@ -202,7 +202,7 @@ impl Client {
         let ok = if request.proves { "ok\n" } else { "" };
         match self.protocol {
             Protocol::Pool => format!("{ok}{PUBLIC_PORT}\n{id}\n"),
-            Protocol::Multiplex | Protocol::Event => format!("{ok}{PUBLIC_PORT}\n"),
+            _ => format!("{ok}{PUBLIC_PORT}\n"),
         }
     }
 

@@ -37,7 +37,7 @@ impl<'a> Tunnel<'a> {
                 Kind::Multiplex(Link::start(socket, ahead))
             }
             Protocol::Pool => Kind::Pool { name: id, idle: VecDeque::from([peer]) },
-            Protocol::Event => Kind::Event(peer),
+            _ => Kind::Event(peer),
         };
         Self { client, tells_addresses, kind }
     }

@@ -27,7 +27,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use relay_client::{RelayAddr, Tls, Trust, dial};
+use relay_client::{Invite, Relay as Target, RelayAddr, Tls, Trust, dial};
 use relay_net::tls::TlsStream;
 use relay_proto::auth::{Binding, Nonce};
 use relay_proto::handshake::Id;
@@ -38,7 +38,6 @@ use tokio::time::timeout;
 use super::peer::{Peer, within};
 use super::transcript::is_nonce;
 use super::{Check, Report, Row, Seen, Subject, Verdict, check};
-use crate::target;
 
 /// How long a relay may take to answer `relay/1`, as docs/PROTOCOL.md has it.
 const GREETING_WAIT: Duration = Duration::from_secs(2);
@@ -186,18 +185,16 @@ impl Relay {
     ///
     /// # Errors
     /// It cannot be reached, or not in that manner: a sentence.
-    pub async fn meet(target: &target::Relay) -> Result<Self, String> {
+    pub async fn meet(target: &Target) -> Result<Self, String> {
         let name = target.address().clone();
-        let tls = match target {
-            target::Relay::Invite(invite) => Some(Tls::invited(invite)),
-            target::Relay::Tls(_) => Some(Tls::new(Trust::System, None)),
-            target::Relay::Plain(_) => None,
+        let (trust, identity) = match target {
+            Target::Invite(Invite { name, token, pin, .. }) => {
+                (Some(pin.map_or(Trust::System, Trust::Pin)), Some((name.clone(), token.clone())))
+            }
+            Target::Tls(_) => (Some(Trust::System), None),
+            _ => (None, None),
         };
-        let tls = tls.transpose().map_err(|error| error.to_string())?;
-        let identity = match target {
-            target::Relay::Invite(invite) => Some((invite.name.clone(), invite.token.clone())),
-            target::Relay::Tls(_) | target::Relay::Plain(_) => None,
-        };
+        let tls = trust.map(|trust| Tls::new(trust, None)).transpose().map_err(|error| error.to_string())?;
         let first = dial(name.host(), name.port()).await.map_err(|error| error.to_string())?;
         let at = first.peer_addr().map_err(|error| error.to_string())?;
         drop(first);
@@ -308,7 +305,7 @@ impl Subject for Relay {
 ///
 /// # Errors
 /// The relay cannot be reached, or nobody reads what `tell` tells: a sentence.
-pub async fn run(target: &target::Relay, tell: impl FnMut(&Row) -> io::Result<()>) -> Result<Report, String> {
+pub async fn run(target: &Target, tell: impl FnMut(&Row) -> io::Result<()>) -> Result<Report, String> {
     let relay = Relay::meet(target).await?;
     super::run(&relay, CHECKS, tell).await.map_err(|error| format!("the table cannot be printed: {error}"))
 }

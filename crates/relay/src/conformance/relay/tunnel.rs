@@ -100,7 +100,7 @@ impl Relay {
                 let (member, port, _) = self.pool("").await?;
                 Pair { user: self.user(port).await?, service: Service::Connection(member, None), port }
             }
-            Protocol::Event => {
+            _ => {
                 let (mut control, port) = self.event("").await?;
                 let user = self.user(port).await?;
                 let claim = self.claim(&control.line().await?).await?;

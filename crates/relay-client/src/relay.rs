@@ -1,15 +1,17 @@
-//! Which relay a forwarder uses, and how it speaks to it: as its owner wrote it, never anything else.
+//! Which relay is meant, and how it is spoken to: as its owner wrote it, never in another way.
 
 use std::fmt;
 use std::str::FromStr;
 
-use relay_client::{AddressError, RelayAddr};
+use relay_proto::address::{AddressError, Problem, RelayAddr};
 use relay_proto::invite::{Invite, InviteError};
 
 /// A relay. Parsed from an invite, `tls://HOST[:PORT]` or `HOST[:PORT]`. `Debug` has stars for a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Relay {
-    /// Over TLS, with the identity of an invite.
+    /// Over TLS, with the identity of an invite, to a relay with the certificate that the invite pins or, if it pins
+    /// none, one that this system trusts.
     Invite(Invite),
     /// Over TLS, to a relay whose certificate an authority vouches for.
     Tls(RelayAddr),
@@ -25,33 +27,13 @@ impl Relay {
             Self::Tls(address) | Self::Plain(address) => address,
         }
     }
-
-    /// Whether authorities, or a client certificate, can go with it.
-    ///
-    /// # Errors
-    /// They cannot: why, and what to do.
-    pub fn takes(&self, authorities: bool, certificate: bool) -> Result<(), &'static str> {
-        match self {
-            Self::Invite(_) if certificate => {
-                Err("an invite is an identity already: leave the client certificate out, or write tls://HOST[:PORT]")
-            }
-            Self::Invite(invite) if authorities && invite.pin.is_some() => {
-                Err("the invite says which certificate the relay must have: leave the CA file out")
-            }
-            Self::Plain(_) if authorities || certificate => {
-                Err("certificates are for TLS, and HOST[:PORT] is plain text: write the relay as tls://HOST[:PORT]")
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 impl FromStr for Relay {
     type Err = RelayError;
 
     fn from_str(text: &str) -> Result<Self, RelayError> {
-        let address =
-            |text: &str| text.parse().map_err(|error: AddressError| RelayError::Address(error.problem().to_string()));
+        let address = |text: &str| text.parse().map_err(|error: AddressError| RelayError::Address(error.problem()));
         // Whatever is meant to be an invite, and was damaged on its way, is none of the others.
         if text.contains("relay:") || text.contains('@') {
             text.parse().map(Self::Invite).map_err(RelayError::Invite)
@@ -70,7 +52,7 @@ pub enum RelayError {
     /// A damaged invite.
     Invite(InviteError),
     /// No address: what is wrong with it.
-    Address(String),
+    Address(Problem),
 }
 
 impl fmt::Display for RelayError {
@@ -123,21 +105,6 @@ mod tests {
                     }
                 }
             }
-        }
-    }
-
-    #[test]
-    fn certificates_go_with_tls_alone() {
-        let invite: Relay = format!("relay://laptop:{TOKEN}@host").parse().unwrap();
-        let pin = "0f".repeat(32);
-        let pinned: Relay = format!("relay://laptop:{TOKEN}@host?pin=sha256-{pin}").parse().unwrap();
-        let (tls, plain): (Relay, Relay) = ("tls://host".parse().unwrap(), "host".parse().unwrap());
-        for (relay, authorities, certificate) in
-            [(&invite, true, false), (&pinned, false, false), (&tls, true, true), (&plain, false, false)]
-        {
-            assert_eq!(relay.takes(true, false).is_ok(), authorities, "{relay:?}");
-            assert_eq!(relay.takes(false, true).is_ok(), certificate, "{relay:?}");
-            assert!(relay.takes(false, false).is_ok());
         }
     }
 }
