@@ -53,7 +53,7 @@ pub(crate) const FAULTS: &[(&str, Fault, &str)] = &[
     ("an answer in single bytes", Fault::TakesAReadForTheAnswer, ""),
     ("an answer with a user right behind it", Fault::DropsWhatFollowsTheAnswer, "within"),
     ("features that it does not know", Fault::AsksForWhatIsNotNamed, "the option \"proxy=v1\""),
-    ("errors that it does not know", Fault::TakesErrorsForFinal, "instead of trying again"),
+    ("errors that it does not know", Fault::TakesErrorsForFinal, "instead of connecting"),
     ("coming back", Fault::NeverComesBack, "no connection within"),
     ("an old relay, which keeps silent", Fault::WaitsForOldRelays, "no connection within"),
     ("an old relay, which closes", Fault::GivesOldRelaysUp, "instead of connecting"),

@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 use relay::conformance::client::Start;
 use relay_client::Protocol;
 
-use crate::rust_yamux;
 use crate::support::go::{NEW, OLD, built};
-use crate::support::{RELAY, have};
+use crate::support::{RELAY, example, have};
+use crate::{rust_yamux, sdk};
 
 /// Somebody's client.
 pub(crate) struct Implementation {
@@ -22,39 +22,32 @@ pub(crate) struct Implementation {
     pub(crate) fails: &'static [(&'static str, &'static str)],
 }
 
+const MULTIPLEX: Protocol = Protocol::Multiplex;
+const POOL: Protocol = Protocol::Pool;
+const EVENT: Protocol = Protocol::Event;
+
 pub(crate) const ALL: &[Implementation] = &[
-    Implementation {
-        name: "this forwarder",
-        protocol: Protocol::Multiplex,
-        start: || Some(ours("multiplex")),
-        fails: &[],
-    },
-    Implementation {
-        name: "hashicorp/yamux 2016",
-        protocol: Protocol::Multiplex,
-        start: || go(OLD, "client"),
-        fails: SECOND_FIN,
-    },
-    Implementation {
-        name: "hashicorp/yamux 0.1.2",
-        protocol: Protocol::Multiplex,
-        start: || go(NEW, "server"),
-        fails: SECOND_FIN,
-    },
-    Implementation {
-        name: "libp2p yamux 0.14",
-        protocol: Protocol::Multiplex,
-        start: || Some(Start::Task(rust_yamux::play())),
-        fails: &[
-            ("GoAway 0", "the session ends"),
-            ("a flood of users who leave at once", "the session ends at 512 streams"),
-        ],
-    },
-    Implementation {
-        name: "yamux-js 0.2.0",
-        protocol: Protocol::Multiplex,
-        start: node,
-        fails: &[
+    it("this forwarder", MULTIPLEX, || Some(ours("multiplex")), &[]),
+    it("relay-client", MULTIPLEX, || Some(Start::Task(sdk::play(MULTIPLEX))), &[]),
+    it(
+        "examples/go",
+        MULTIPLEX,
+        || go_example("multiplex"),
+        &[("a second FIN", ENDS), ("the service's abort reaches the user", NO_RESET)],
+    ),
+    it("hashicorp/yamux 2016", MULTIPLEX, || go(OLD, "client"), &[("a second FIN", ENDS)]),
+    it("hashicorp/yamux 0.1.2", MULTIPLEX, || go(NEW, "server"), &[("a second FIN", ENDS)]),
+    it(
+        "libp2p yamux 0.14",
+        MULTIPLEX,
+        || Some(Start::Task(rust_yamux::play())),
+        &[("GoAway 0", ENDS), ("a flood of users who leave at once", "the session ends at 512 streams")],
+    ),
+    it(
+        "yamux-js 0.2.0",
+        MULTIPLEX,
+        yamux_js,
+        &[
             ("a MiB each way at once", CUT),
             ("half-close", CUT),
             ("200 users at once", CUT),
@@ -68,25 +61,34 @@ pub(crate) const ALL: &[Implementation] = &[
             ("a flood of users who leave at once", CUT),
             ("a flood of empty frames", CUT),
         ],
-    },
-    Implementation { name: "this forwarder", protocol: Protocol::Pool, start: || Some(ours("pool")), fails: &[] },
-    Implementation {
-        name: "examples/python/pool.py",
-        protocol: Protocol::Pool,
-        start: || python("pool.py"),
-        fails: &[],
-    },
-    Implementation { name: "this forwarder", protocol: Protocol::Event, start: || Some(ours("event")), fails: &[] },
-    Implementation {
-        name: "examples/python/event.py",
-        protocol: Protocol::Event,
-        start: || python("event.py"),
-        fails: &[],
-    },
+    ),
+    it("this forwarder", POOL, || Some(ours("pool")), &[]),
+    it("relay-client", POOL, || Some(Start::Task(sdk::play(POOL))), &[]),
+    it("examples/go", POOL, || go_example("pool"), &[]),
+    it("examples/node", POOL, || node_example("pool"), &[]),
+    it("pool.py", POOL, || script("python3", "python/pool.py", &["{host}", "{port}"]), &[]),
+    it("this forwarder", EVENT, || Some(ours("event")), &[]),
+    it("relay-client", EVENT, || Some(Start::Task(sdk::play(EVENT))), &[]),
+    it("examples/go", EVENT, || go_example("event"), &[]),
+    it("examples/node", EVENT, || node_example("event"), &[]),
+    it("event.py", EVENT, || script("python3", "python/event.py", &["{host}", "{port}"]), &[]),
+    it("forward.py", EVENT, || script("python3", "python/forward.py", &["{host}:{port}", "{echo}"]), &[]),
+    it("event.sh", EVENT, || script("bash", "shell/event.sh", &["{host}", "{port}", "cat"]), &[]),
+    it("event.c", EVENT, c_example, &[]),
 ];
 
+const fn it(
+    name: &'static str,
+    protocol: Protocol,
+    start: fn() -> Option<Start>,
+    fails: &'static [(&'static str, &'static str)],
+) -> Implementation {
+    Implementation { name, protocol, start, fails }
+}
+
 const CUT: &str = "loses frames that come in pieces";
-const SECOND_FIN: &[(&str, &str)] = &[("a second FIN", "the session ends")];
+const ENDS: &str = "the session ends";
+const NO_RESET: &str = "a stream cannot be reset";
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -95,11 +97,11 @@ fn ours(mode: &str) -> Start {
 }
 
 fn go(version: &str, role: &str) -> Option<Start> {
-    let service = built(version)?.join("service");
+    let service = built("peers/go", version)?.join("service");
     Some(quietly(&[service.to_str()?, &format!("-role={role}"), "-echo", "{host}", "{port}"]))
 }
 
-fn node() -> Option<Start> {
+fn yamux_js() -> Option<Start> {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
     let folder = PathBuf::from(ROOT).join("peers/node");
     let installed = INSTALLED.get_or_init(|| {
@@ -114,8 +116,28 @@ fn node() -> Option<Start> {
     installed.then(|| quietly(&["node", &service.to_string_lossy(), "{host}", "{port}"]))
 }
 
-fn python(example: &str) -> Option<Start> {
-    have(&["python3"]).then(|| quietly(&["python3", &format!("{ROOT}/examples/python/{example}"), "{host}", "{port}"]))
+fn go_example(protocol: &str) -> Option<Start> {
+    let forward = built("examples/go", NEW)?.join("forward");
+    Some(quietly(&[forward.to_str()?, protocol, "{host}:{port}", "{echo}"]))
+}
+
+fn node_example(protocol: &str) -> Option<Start> {
+    script("node", "node/forward.mjs", &[protocol, "{host}:{port}", "{echo}"])
+}
+
+fn c_example() -> Option<Start> {
+    let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("kit-event-c");
+    have(&["cc"]).then(|| {
+        let mut build = Command::new("cc");
+        build.args(["-std=c11", "-o"]).arg(&program).arg(example("c/event.c"));
+        assert!(build.status().unwrap().success());
+        quietly(&[&program.to_string_lossy(), "{host}", "{port}"])
+    })
+}
+
+/// An example that needs no building.
+fn script(interpreter: &str, name: &str, arguments: &[&str]) -> Option<Start> {
+    have(&[interpreter]).then(|| quietly(&[&[interpreter, &example(name)], arguments].concat()))
 }
 
 /// A program whose complaints nobody needs.

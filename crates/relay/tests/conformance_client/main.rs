@@ -9,6 +9,7 @@ mod fault;
 mod implementations;
 mod link;
 mod rust_yamux;
+mod sdk;
 mod service;
 #[path = "../support/mod.rs"]
 mod support;
@@ -18,7 +19,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use fault::{FAULTS, Fault};
-use relay::conformance::client::{Client, Start, checks};
+use relay::conformance::client::{Client, Play, Start, checks};
 use relay::conformance::{self, Outcome, Report};
 use relay_client::Protocol;
 use tokio::task::JoinSet;
@@ -26,8 +27,8 @@ use tokio::task::JoinSet;
 const PROTOCOLS: [Protocol; 3] = [Protocol::Multiplex, Protocol::Pool, Protocol::Event];
 
 /// What the kit says of a client that runs in this process.
-async fn tried(protocol: Protocol, fault: Fault, only: Option<&str>) -> Report {
-    let start = Start::Task(client::play(protocol, fault));
+async fn tried(play: Play, protocol: Protocol, only: Option<&str>) -> Report {
+    let start = Start::Task(play);
     let client = Client::new(protocol, "127.0.0.1:0".parse().unwrap(), start).await.unwrap();
     client.meet().await;
     let checks: Vec<_> = checks(protocol).filter(|check| only.is_none_or(|only| check.name == only)).collect();
@@ -55,7 +56,14 @@ fn our_forwarder_passes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_keeps_to_the_protocol_passes() {
     for protocol in PROTOCOLS {
-        all_hold(&protocol.to_string(), &tried(protocol, Fault::None, None).await);
+        all_hold(&protocol.to_string(), &tried(client::play(protocol, Fault::None), protocol, None).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_library_passes() {
+    for protocol in PROTOCOLS {
+        all_hold(&protocol.to_string(), &tried(sdk::play(protocol), protocol, None).await);
     }
 }
 
@@ -73,7 +81,7 @@ async fn each_line_fails_who_has_its_fault() {
         for protocol in PROTOCOLS {
             if checks(protocol).any(|check| check.name == *line) {
                 all.spawn(async move {
-                    let report = tried(protocol, *fault, Some(line)).await;
+                    let report = tried(client::play(protocol, *fault), protocol, Some(line)).await;
                     let Outcome::Fails(said) = &report.rows[0].outcome else {
                         return Err(format!("{protocol}: {line}"));
                     };

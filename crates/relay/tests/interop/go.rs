@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::support::go::built;
+use crate::support::go;
 pub(crate) use crate::support::go::{NEW, OLD};
 use crate::support::{self, MIB, MODES, Program, User};
 
@@ -10,7 +10,7 @@ use crate::support::{self, MIB, MODES, Program, User};
 pub(crate) fn service(version: &str, port: u16, args: &[&str]) -> Option<(Program, SocketAddr)> {
     // The original's forwarder was a yamux client. Who embeds a newer yamux is its server, as it should be.
     let role = if version == OLD { "-role=client" } else { "-role=server" };
-    let service = built(version)?.join("service");
+    let service = go::built("peers/go", version)?.join("service");
     let service = Program::start(service, [&[role], args, &["127.0.0.1", &port.to_string()]].concat());
     let address = support::established(&service);
     Some((service, address))
@@ -18,7 +18,7 @@ pub(crate) fn service(version: &str, port: u16, args: &[&str]) -> Option<(Progra
 
 /// The original's relay, with its control port.
 pub(crate) fn relay(version: &str, args: &[&str]) -> Option<(Program, u16)> {
-    let relay = Program::start(built(version)?.join("relay"), args);
+    let relay = Program::start(go::built("peers/go", version)?.join("relay"), args);
     let port = relay.line_with("listening on ").rsplit(' ').next()?.parse().unwrap();
     Some((relay, port))
 }

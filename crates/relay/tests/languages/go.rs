@@ -2,24 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
 
 use crate::rig::{self, Invited};
 use crate::support::{self, MODES};
 
 /// One of the examples' programs, built; none without Go.
 fn program(name: &str) -> Option<PathBuf> {
-    static BUILT: OnceLock<bool> = OnceLock::new();
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("examples-go").join("");
-    let built = BUILT.get_or_init(|| {
-        support::have(&["go"]) && {
-            let mut build = Command::new("go");
-            build.current_dir(support::example("go")).args(["build", "-o"]).arg(&folder).arg("./...");
-            assert!(build.status().unwrap().success());
-            true
-        }
-    });
-    built.then(|| folder.join(name))
+    Some(support::go::built("examples/go", support::go::NEW)?.join(name))
 }
 
 #[test]

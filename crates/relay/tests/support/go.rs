@@ -1,28 +1,29 @@
-//! The programs in `peers/go`.
+//! Programs in Go.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
-/// The yamux of the original's time.
+/// What `peers/go` is built with: the yamux of the original's time.
 pub(crate) const OLD: &str = "old.mod";
 /// The newest one.
 pub(crate) const NEW: &str = "go.mod";
 
-/// The folder of the programs, built on the yamux that a file in `peers/go` names; none without Go.
-pub(crate) fn built(version: &str) -> Option<PathBuf> {
-    static BUILT: OnceLock<bool> = OnceLock::new();
-    let folder = |version: &str| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(version).join("");
-    let built = BUILT.get_or_init(|| {
-        super::have(&["go"]) && {
-            for version in [OLD, NEW] {
-                let mut build = Command::new("go");
-                build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../peers/go"));
-                build.args(["build", &format!("-modfile={version}"), "-o"]).arg(folder(version)).arg("./...");
-                assert!(build.status().unwrap().success());
-            }
-            true
-        }
-    });
-    built.then(|| folder(version))
+/// The folder of the programs that are in a folder of the project, built on what a file there names; none without Go.
+pub(crate) fn built(folder: &str, version: &str) -> Option<PathBuf> {
+    static BUILT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    if !super::have(&["go"]) {
+        return None;
+    }
+    let programs = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(folder).join(version).join("");
+    let mut built = BUILT.lock().unwrap();
+    if !built.contains(&programs) {
+        let mut build = Command::new("go");
+        build.current_dir(format!("{}/../../{folder}", env!("CARGO_MANIFEST_DIR")));
+        build.args(["build", &format!("-modfile={version}"), "-o"]).arg(&programs).arg("./...");
+        assert!(build.status().unwrap().success());
+        built.insert(programs.clone());
+    }
+    Some(programs)
 }

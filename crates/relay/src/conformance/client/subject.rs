@@ -47,6 +47,8 @@ pub(super) const SERVICE: &str = "the kit's service";
 pub(super) const SPEAKS_FIRST: &str = "a service that speaks first";
 /// A client that connects again by itself.
 pub(super) const RECONNECTS: &str = "reconnecting";
+/// The same, which is told why it fails.
+pub(super) const RETRIES: &str = "reconnecting with relay/1";
 
 /// A client under trial.
 pub struct Client {
@@ -156,7 +158,10 @@ impl Client {
             drop(tunnel);
             // One that does neither this nor end is to be told so, by a check.
             let ends = matches!(self.asks_or_ends(&GREETING).await, Ok(Err(_)));
-            offers.extend((!ends).then_some(RECONNECTS));
+            if !ends {
+                offers.push(RECONNECTS);
+                offers.extend(request.greeted.then_some(RETRIES));
+            }
             Verdict::Ok(())
         };
         let _ = met.await;
