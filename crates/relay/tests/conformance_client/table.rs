@@ -16,9 +16,10 @@ use crate::implementations::{ALL, Implementation};
 
 const SPECIFICATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/PROTOCOL.md");
 const BEGIN: &str = "<!-- The tables are made: see CONTRIBUTING.md. -->\n";
+const END: &str = "<!-- End of the tables. -->";
+
 /// How many implementations are tried at the same time: most of it is waiting.
 const AT_ONCE: usize = 8;
-const END: &str = "<!-- End of the tables. -->";
 
 /// What stands in a cell.
 fn cell(implementation: &Implementation, line: &str, outcome: &Outcome) -> Result<String, String> {

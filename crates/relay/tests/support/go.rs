@@ -17,13 +17,13 @@ pub(crate) fn built(folder: &str, version: &str) -> Option<PathBuf> {
         return None;
     }
     let programs = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(folder).join(version).join("");
-    let mut built = BUILT.lock().unwrap();
-    if !built.contains(&programs) {
+    let mut done = BUILT.lock().unwrap();
+    if !done.contains(&programs) {
         let mut build = Command::new("go");
         build.current_dir(format!("{}/../../{folder}", env!("CARGO_MANIFEST_DIR")));
         build.args(["build", &format!("-modfile={version}"), "-o"]).arg(&programs).arg("./...");
         assert!(build.status().unwrap().success());
-        built.insert(programs.clone());
+        done.insert(programs.clone());
     }
     Some(programs)
 }
