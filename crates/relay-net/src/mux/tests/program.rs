@@ -167,7 +167,7 @@ async fn a_drop_without_an_end_is_a_reset_for_whoever_waits() {
             let (drops, other) = if user_drops { (user, service) } else { (service, user) };
             let (mut reader, mut writer) = split(other);
             let reads = tokio::spawn(async move { reader.read_u8().await });
-            let writes = tokio::spawn(async move {
+            let gives_up = tokio::spawn(async move {
                 let error = loop {
                     if let Err(error) = writer.write(&[7; 10_000]).await {
                         break error;
@@ -179,7 +179,7 @@ async fn a_drop_without_an_end_is_a_reset_for_whoever_waits() {
             settle().await;
             drop(drops);
             assert!(is_reset(within(reads).await.unwrap()));
-            within(writes).await.unwrap();
+            within(gives_up).await.unwrap();
             path.is_empty().await;
         }
     }
