@@ -1,18 +1,23 @@
 //! One user of the tunnel.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use relay_net::mux::{Side, Stream};
 use relay_net::pipe::{End, Moved, Party, pipe};
 use relay_net::socket::Socket;
+use relay_proto::proxy::Header;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::origin::{self, NoLine};
 
 /// A user, as the relay handed it over. Dropping it resets the user's connection: the user sees an
 /// abort, never a clean end.
 pub struct Connection {
     /// `None` only while one of the consuming methods runs.
     carrier: Option<Carrier>,
+    origin: Header,
     /// Lets [`Listener::close`](crate::Listener::close) wait for this user.
     _live: TaskTrackerToken,
 }
@@ -25,11 +30,42 @@ enum Carrier {
 
 impl Connection {
     pub(crate) fn from_stream(stream: Stream, live: TaskTrackerToken) -> Self {
-        Self { carrier: Some(Carrier::Stream(stream)), _live: live }
+        Self { carrier: Some(Carrier::Stream(stream)), origin: Header::Unknown, _live: live }
     }
 
     pub(crate) fn from_socket(socket: Socket, early: Vec<u8>, live: TaskTrackerToken) -> Self {
-        Self { carrier: Some(Carrier::Socket(socket, early)), _live: live }
+        Self { carrier: Some(Carrier::Socket(socket, early)), origin: Header::Unknown, _live: live }
+    }
+
+    /// Takes the line that says where the user is, ahead of all its bytes. Dropping the future resets the user, with
+    /// the connection.
+    pub(crate) async fn introduced(mut self) -> Result<Self, NoLine> {
+        self.origin = match &mut self.carrier {
+            Some(Carrier::Stream(stream)) => origin::from_stream(stream).await?,
+            Some(Carrier::Socket(socket, early)) => origin::from_socket(socket, early).await?,
+            None => Header::Unknown,
+        };
+        Ok(self)
+    }
+
+    /// Where the user is. `None` if the relay does not tell (an old one, or [`user_addresses`] is off) or does not know:
+    /// never the relay's own address, nor that of a load balancer. Whoever owns the relay can say what it likes.
+    ///
+    /// [`user_addresses`]: crate::Builder::user_addresses
+    pub fn user_addr(&self) -> Option<SocketAddr> {
+        match self.origin {
+            Header::Proxied { user, .. } => Some(user),
+            Header::Unknown => None,
+        }
+    }
+
+    /// The address that the user connected to: the relay's public port, or that of a load balancer before it. `None`
+    /// whenever [`user_addr`](Self::user_addr) is.
+    pub fn public_addr(&self) -> Option<SocketAddr> {
+        match self.origin {
+            Header::Proxied { public, .. } => Some(public),
+            Header::Unknown => None,
+        }
     }
 
     /// Pipes between the user and `service` until both directions have ended, or one side has been

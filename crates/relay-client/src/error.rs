@@ -84,6 +84,13 @@ pub enum Error {
         /// What it said.
         source: HandshakeError,
     },
+    /// The relay's fault: it brought a user and did not say where it is, as it had agreed to. Only that user is lost.
+    NoAddress {
+        /// Who brought it.
+        relay: RelayAddr,
+        /// How long it was given.
+        waited: Duration,
+    },
     /// The tunnel stood and is gone.
     Lost {
         /// Who served it.
@@ -143,6 +150,7 @@ impl Error {
             | Self::Silent { .. }
             | Self::Tls { .. }
             | Self::Misbehaved { .. }
+            | Self::NoAddress { .. }
             | Self::Lost { .. }
             | Self::Io { .. } => true,
         }
@@ -201,6 +209,11 @@ impl fmt::Display for Error {
                 write!(f, "{relay} is too old to give a port that is asked for; ask its operator to update it")
             }
             Self::Misbehaved { relay, source } => write!(f, "{relay} {source}; is it a relay?"),
+            Self::NoAddress { relay, waited } => write!(
+                f,
+                "{relay} brought a user without saying within {} s where it is; the user was reset",
+                waited.as_secs()
+            ),
             Self::Lost { relay, reason } => write!(f, "lost the tunnel at {relay}: {reason}"),
             Self::Io { relay, source } => write!(f, "the connection to {relay} failed: {source}"),
             Self::Closed => f.write_str("the listener is closed"),
@@ -233,6 +246,7 @@ impl std::error::Error for Error {
             Self::Lost { .. }
             | Self::Unanswered { .. }
             | Self::Silent { .. }
+            | Self::NoAddress { .. }
             | Self::Certificate { .. }
             | Self::NoCertificateName { .. }
             | Self::Refused { .. }
@@ -254,7 +268,7 @@ impl From<Error> for io::Error {
         let kind = match &error {
             Error::Dial(error) => error.kind(),
             Error::Unanswered { .. } => io::ErrorKind::ConnectionAborted,
-            Error::Silent { .. } => io::ErrorKind::TimedOut,
+            Error::Silent { .. } | Error::NoAddress { .. } => io::ErrorKind::TimedOut,
             Error::Misbehaved { .. } | Error::Certificate { .. } | Error::Tls { .. } => io::ErrorKind::InvalidData,
             Error::NoCertificateName { .. } => io::ErrorKind::InvalidInput,
             Error::Refused { .. } => io::ErrorKind::ConnectionRefused,

@@ -20,11 +20,13 @@ pub(crate) struct EventTunnel {
     control: Control,
     /// The relay itself, whatever other addresses its name has.
     peer: SocketAddr,
+    /// It says where users are.
+    tells: bool,
 }
 
 impl EventTunnel {
-    pub(crate) fn new(socket: Socket, early: Vec<u8>, peer: SocketAddr) -> Self {
-        Self { control: Control { socket, lines: LineReader::default(), unread: early }, peer }
+    pub(crate) fn new(socket: Socket, early: Vec<u8>, peer: SocketAddr, tells: bool) -> Self {
+        Self { control: Control { socket, lines: LineReader::default(), unread: early }, peer, tells }
     }
 
     pub(crate) async fn serve(mut self, users: &Users) -> Option<Lost> {
@@ -34,10 +36,10 @@ impl EventTunnel {
                 let ticket = self.control.next().await?;
                 // Fails only when the semaphore is closed, which nobody does.
                 let permit = dial_backs.clone().acquire_owned().await;
-                let (users, peer) = (users.clone(), self.peer);
+                let (users, peer, tells) = (users.clone(), self.peer, self.tells);
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = claim(ticket, peer, &users) => {}
+                        () = claim(ticket, peer, tells, &users) => {}
                         () = users.closed() => {}
                     }
                     drop(permit);
@@ -53,9 +55,9 @@ impl EventTunnel {
 
 /// Dials back for one user. A ticket that has expired, or whose user has left, shows as a connection
 /// that the relay closes.
-async fn claim(ticket: Id, peer: SocketAddr, users: &Users) {
+async fn claim(ticket: Id, peer: SocketAddr, tells: bool, users: &Users) {
     match users.reach.dial_back(peer, &Request::EventClaim(ticket, None)).await {
-        Ok(socket) => users.deliver(Connection::from_socket(socket, Vec::new(), users.live.token())).await,
+        Ok(socket) => users.bring(Connection::from_socket(socket, Vec::new(), users.live.token()), tells).await,
         Err(cause) => users.events.trouble(cause),
     }
 }

@@ -1,7 +1,8 @@
 //! The exchange that opens a tunnel.
 //!
-//! In plain text, while nothing is demanded, it is that of the original and nothing else: an old relay would end
-//! itself on more. Otherwise it begins with `relay/1`, to which an old relay does not answer.
+//! In plain text, while nothing more is wanted, it is that of the original and nothing else: an old relay would end
+//! itself on more. Otherwise it begins with `relay/1`, to which an old relay does not answer. If more was wanted and
+//! not demanded, it is then asked anew, as the original asks.
 
 use std::fmt::Write;
 use std::io;
@@ -33,8 +34,12 @@ pub(crate) struct Asked {
     pub(crate) allow: Vec<IpNet>,
     /// A word for the service, by which the relay knows it again.
     pub(crate) service: Option<Box<str>>,
+    /// Where users are is to be said, if the relay can do that.
+    pub(crate) addresses: bool,
     /// The port of the tunnel that stood before.
     pub(crate) had: Option<u16>,
+    /// The relay has shown to be an old one.
+    pub(crate) is_old: bool,
 }
 
 impl Asked {
@@ -47,7 +52,8 @@ impl Asked {
     fn options(&self, features: &Features) -> Options {
         let wish = self.had.filter(|_| self.port.is_none() && features.contains(Features::WISH));
         let service = self.service.clone().filter(|_| features.contains(Features::SERVICE));
-        Options { port: self.port, wish, service, allow: self.allow.clone() }
+        let proxy = self.addresses && features.contains(Features::PROXY);
+        Options { port: self.port, wish, service, allow: self.allow.clone(), proxy }
     }
 
     fn request(&self) -> Request {
@@ -59,14 +65,26 @@ impl Asked {
     }
 }
 
-/// Asks a relay for a tunnel, and gives its answer and what it sent next.
-pub(crate) async fn ask(socket: &Socket, reach: &Reach, asked: &Asked) -> Result<(Established, Vec<u8>), Error> {
+/// What a relay has answered.
+pub(crate) struct Answered {
+    pub(crate) established: Established,
+    /// What it sent next.
+    pub(crate) early: Vec<u8>,
+    /// It says where users are.
+    pub(crate) tells: bool,
+}
+
+/// Asks a relay for a tunnel. `None` if it seems to be an old one, of which too much was wanted, but nothing demanded.
+pub(crate) async fn ask(socket: &Socket, reach: &Reach, asked: &Asked) -> Result<Option<Answered>, Error> {
     let identity = reach.tls.as_ref().and_then(Tls::proves);
     let demand = asked.demands().next().map(|(demand, _)| demand);
     let mut exchange = Exchange { socket, reach, asked, answers: AnswerReader::default(), unread: Vec::new() };
     let mut saying = String::new();
-    let options = if reach.tls.is_some() || demand.is_some() {
-        let features = exchange.greet(identity, demand.filter(|_| reach.tls.is_none())).await?;
+    let options = if reach.tls.is_some() || demand.is_some() || asked.addresses && !asked.is_old {
+        let Some(features) = exchange.greet(identity).await? else {
+            let too_old = demand.map(|demand| Error::TooOld { relay: reach.relay.clone(), demand });
+            return too_old.map_or(Ok(None), Err);
+        };
         if let Some((demand, _)) = asked.demands().find(|(_, word)| !features.contains(word)) {
             return Err(Error::TooOld { relay: reach.relay.clone(), demand });
         }
@@ -78,13 +96,14 @@ pub(crate) async fn ask(socket: &Socket, reach: &Reach, asked: &Asked) -> Result
         let nonce = exchange.hear(AnswerReader::nonce).await?;
         say(&mut saying, &Said::Proof(identity.proves(&nonce, socket)));
     }
+    let tells = options.proxy;
     say(&mut saying, &Said::Request(asked.request(), options));
     exchange.send(&saying).await;
     if identity.is_some() {
         exchange.hear(AnswerReader::ok).await?;
     }
     let established = exchange.hear(|answers, input| answers.established(asked.protocol, input)).await?;
-    Ok((established, exchange.unread))
+    Ok(Some(Answered { established, early: exchange.unread, tells }))
 }
 
 impl Identity {
@@ -112,21 +131,22 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    /// Says that more will come than an old relay understands, and who we are. In plain text (`demand` is then what
-    /// the relay must be able to do) it may be an old one, unless a tunnel has stood there before.
-    async fn greet(&mut self, identity: Option<&Identity>, demand: Option<Demand>) -> Result<Features, Error> {
+    /// Says that more will come than an old relay understands, and who we are. `None` if it seems to be such: it does not
+    /// answer in plain text, and no tunnel has stood there before.
+    async fn greet(&mut self, identity: Option<&Identity>) -> Result<Option<Features>, Error> {
         let mut saying = String::new();
         say(&mut saying, &Said::Hello);
         if let Some(identity) = identity {
             say(&mut saying, &Said::Auth(identity.name.clone()));
         }
         self.send(&saying).await;
-        let Some(demand) = demand else { return self.hear(AnswerReader::features).await };
-        let (relay, new) = (self.reach.relay.clone(), self.asked.had.is_none());
+        if self.reach.tls.is_some() {
+            return self.hear(AnswerReader::features).await.map(Some);
+        }
         match timeout(RELAY_1_WAIT, self.hear(AnswerReader::features)).await {
-            Err(_) | Ok(Err(Error::Unanswered { .. })) if new => Err(Error::TooOld { relay, demand }),
-            Err(_) => Err(Error::Silent { relay, waited: RELAY_1_WAIT }),
-            Ok(features) => features,
+            Err(_) | Ok(Err(Error::Unanswered { .. })) if self.asked.had.is_none() => Ok(None),
+            Err(_) => Err(Error::Silent { relay: self.reach.relay.clone(), waited: RELAY_1_WAIT }),
+            Ok(features) => features.map(Some),
         }
     }
 

@@ -26,6 +26,7 @@
 //!  event.rs         users are announced, and each is claimed by dialling back
 //!  pool.rs          users take spare connections,
 //!  stock.rs           so many as demand asks for
+//!  origin.rs        where each user is, said ahead of its first byte
 //!  connection.rs  Connection: one user
 //!  reach.rs       connections to the relay, in plain text or over TLS
 //!  tls.rs           Tls: which relay is trusted, and who we are
@@ -40,6 +41,7 @@ mod event;
 mod exchange;
 mod listener;
 mod multiplex;
+mod origin;
 mod pool;
 mod reach;
 mod stock;
@@ -54,6 +56,7 @@ pub use event::MAX_DIAL_BACKS;
 pub use exchange::RELAY_1_WAIT;
 pub use ipnet::IpNet;
 pub use listener::{Builder, Event, Events, Listener};
+pub use origin::ADDRESS_WAIT;
 pub use pool::{MAX_REFUSED, REFUSED_WITHIN};
 pub use relay_proto::address::{AddressError, DEFAULT_PORT, RelayAddr};
 pub use relay_proto::handshake::{Code, Protocol};

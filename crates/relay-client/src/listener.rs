@@ -144,6 +144,15 @@ impl Builder {
         self
     }
 
+    /// Whether the relay is asked to say where each user is, which [`Connection::user_addr`] then gives; it is unless told
+    /// otherwise. An old relay cannot say it and is used all the same; in plain text it takes
+    /// [`RELAY_1_WAIT`](crate::RELAY_1_WAIT) once to find that out.
+    #[must_use]
+    pub fn user_addresses(mut self, wanted: bool) -> Self {
+        self.asked.addresses = wanted;
+        self
+    }
+
     /// Whether [`bind`](Self::bind) waits for a relay that cannot be reached yet, instead of failing.
     #[must_use]
     pub fn retry_first(mut self, retry: bool) -> Self {
@@ -233,7 +242,15 @@ impl Listener {
     pub fn builder(relay: RelayAddr) -> Builder {
         Builder {
             reach: Reach { relay, tls: None },
-            asked: Asked { protocol: Protocol::Multiplex, port: None, allow: Vec::new(), service: None, had: None },
+            asked: Asked {
+                protocol: Protocol::Multiplex,
+                port: None,
+                allow: Vec::new(),
+                service: None,
+                addresses: true,
+                had: None,
+                is_old: false,
+            },
             retry_first: false,
             members: DEFAULT_MEMBERS,
             bbr: true,
@@ -304,7 +321,7 @@ impl Keeper {
     }
 
     async fn open(&mut self) -> Result<Tunnel, Error> {
-        let tunnel = Tunnel::open(&self.users.reach, &self.asked, self.members, self.bbr).await?;
+        let tunnel = Tunnel::open(&self.users.reach, &mut self.asked, self.members, self.bbr).await?;
         self.asked.had = Some(tunnel.public.port());
         self.users.events.send(Event::Established { address: tunnel.public.clone() });
         Ok(tunnel)

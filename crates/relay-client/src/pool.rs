@@ -8,6 +8,9 @@
 //!   still known: a burst of silent users must not cost the tunnel its address. So does an abort.
 //! - A join that fails says nothing about the pool: the relay may keep it as long as we try.
 //!
+//! Where the relay says where users are, nothing is ambiguous: its line comes ahead of all that is a user's, and an end
+//! without a line is the relay's doing.
+//!
 //! A member that is refused while the pool holds as many as it needs at least is no setback: a relay takes
 //! only so many, and the stock follows.
 //!
@@ -26,6 +29,7 @@ use relay_proto::handshake::{Id, Request};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::origin::NoLine;
 use crate::reach::{Reach, next_bytes};
 use crate::stock::Stock;
 use crate::tunnel::Users;
@@ -53,11 +57,13 @@ pub(crate) struct PoolTunnel {
     pool: Id,
     /// How many members there are at least.
     least: usize,
+    /// The relay says where users are.
+    tells: bool,
 }
 
 impl PoolTunnel {
-    pub(crate) fn new(first: Socket, early: Vec<u8>, peer: SocketAddr, pool: Id, least: usize) -> Self {
-        Self { first, early, peer, pool, least }
+    pub(crate) fn new(first: Socket, early: Vec<u8>, peer: SocketAddr, pool: Id, least: usize, tells: bool) -> Self {
+        Self { first, early, peer, pool, least, tells }
     }
 
     pub(crate) async fn serve(self, users: &Users) -> Option<Lost> {
@@ -70,11 +76,12 @@ impl PoolTunnel {
 
     /// Delivers members that users took and replaces all that end, until the relay has lost the pool.
     async fn keep_full(self, users: &Users) -> Lost {
-        let Self { first, early, peer, pool, least } = self;
+        let Self { first, early, peer, pool, least, tells } = self;
         let health = Arc::new(Health::default());
         let mut members = JoinSet::new();
         let idle = Idle::new(&health);
-        members.spawn(async move { (Instant::now(), Duration::ZERO, wait(first, early, idle).await) });
+        let served = users.clone();
+        members.spawn(async move { (Instant::now(), Duration::ZERO, wait(first, early, idle, &served, tells).await) });
         let mut stock = Stock::new(least, Instant::now());
         let mut backoff = Backoff::new();
         let mut refused = 0;
@@ -85,17 +92,17 @@ impl PoolTunnel {
         let mut taken = None;
         loop {
             while members.len() < stock.wanted() {
-                let (reach, pool, health) = (users.reach.clone(), pool.clone(), health.clone());
+                let (served, pool, health) = (users.clone(), pool.clone(), health.clone());
                 let begin = next_join.max(Instant::now());
                 members.spawn(async move {
                     // Not until `begin`: a moment that has not passed costs up to a millisecond.
                     sleep_until(next_join).await;
                     // On its own, and so not dropped half-done with the tunnel: a relay of 2017 ends itself
                     // over a connection that is closed before its line.
-                    let joined = tokio::spawn(join(reach, peer, pool)).await;
+                    let joined = tokio::spawn(join(served.reach.clone(), peer, pool)).await;
                     let dial = begin.elapsed();
                     let fate = match joined {
-                        Ok(Ok(member)) => wait(member, Vec::new(), Idle::new(&health)).await,
+                        Ok(Ok(member)) => wait(member, Vec::new(), Idle::new(&health), &served, tells).await,
                         Ok(Err(cause)) => Fate::Failed(cause),
                         // None panics.
                         Err(_) => Fate::Ended,
@@ -117,14 +124,15 @@ impl PoolTunnel {
                 last_member = now;
             }
             match fate {
-                Fate::Taken(member, early) => {
+                Fate::Taken(user) => {
                     stock.taken(now, dial);
-                    taken = Some(Connection::from_socket(member, early, users.live.token()));
+                    taken = Some(user);
                     continue;
                 }
                 Fate::Refused if stock.full_at(now, members.len()) => continue,
                 _ if last_setback.is_some_and(|last| began <= last) => continue,
                 Fate::Ended => {}
+                Fate::Unannounced(why) => users.tell(why),
                 Fate::Refused => {
                     if refused == 0 {
                         // The relay is there: whatever kept us from it has passed.
@@ -148,11 +156,13 @@ impl PoolTunnel {
 /// What became of a member.
 enum Fate {
     /// It is a user's.
-    Taken(Socket, Vec<u8>),
+    Taken(Connection),
     /// The relay closed it as soon as it had joined.
     Refused,
     /// It ended later, and was no user's: all others have ended with it, or it was aborted.
     Ended,
+    /// It is a user's, and the relay did not say where that is.
+    Unannounced(NoLine),
     /// It could not join.
     Failed(Error),
 }
@@ -188,8 +198,8 @@ async fn join(reach: Reach, peer: SocketAddr, pool: Id) -> Result<Socket, Error>
     Ok(member)
 }
 
-/// Waits until the fate is known of a member that has joined.
-async fn wait(member: Socket, early: Vec<u8>, idle: Idle) -> Fate {
+/// Waits until the fate is known of a member that has joined a pool whose relay `tells` where users are, or does not.
+async fn wait(member: Socket, early: Vec<u8>, idle: Idle, users: &Users, tells: bool) -> Fate {
     let (fresh, heard) = {
         let mut heard = pin!(async { if early.is_empty() { next_bytes(&member).await } else { Ok(early) } });
         if let Ok(heard) = timeout(REFUSED_WITHIN, &mut heard).await {
@@ -207,18 +217,23 @@ async fn wait(member: Socket, early: Vec<u8>, idle: Idle) -> Fate {
             early
         }
         _ if fresh => return Fate::Refused,
-        Ok(end) => {
+        Ok(end) if !tells => {
             sleep(MOMENT).await;
             if health.idle.load(Ordering::Relaxed) == 0 {
                 return Fate::Ended;
             }
             end
         }
-        Err(_) => return Fate::Ended,
+        Ok(_) | Err(_) => return Fate::Ended,
     };
-    match member.watch_carrying() {
-        Ok(()) => Fate::Taken(member, early),
-        Err(_) => Fate::Ended,
+    if member.watch_carrying().is_err() {
+        return Fate::Ended;
+    }
+    let user = Connection::from_socket(member, early, users.live.token());
+    match if tells { user.introduced().await } else { Ok(user) } {
+        Ok(user) => Fate::Taken(user),
+        Err(NoLine::Gone) => Fate::Ended,
+        Err(why) => Fate::Unannounced(why),
     }
 }
 
@@ -248,7 +263,7 @@ mod tests {
         let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let first = TcpStream::connect(relay.local_addr().unwrap()).await.unwrap();
         let (far, _) = relay.accept().await.unwrap();
-        let pool = PoolTunnel::new(first.into(), b"hello".into(), peer, Id::from_random(1), wanted);
+        let pool = PoolTunnel::new(first.into(), b"hello".into(), peer, Id::from_random(1), wanted, false);
         let builder = Listener::builder(peer.to_string().parse().unwrap());
         let events = builder.events();
         let (accepted, incoming) = mpsc::channel(1);

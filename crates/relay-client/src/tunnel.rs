@@ -8,8 +8,9 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::event::EventTunnel;
-use crate::exchange::{Asked, ask};
+use crate::exchange::{Answered, Asked, ask};
 use crate::multiplex::MultiplexTunnel;
+use crate::origin::NoLine;
 use crate::pool::PoolTunnel;
 use crate::reach::Reach;
 use crate::{Connection, Error, RelayAddr};
@@ -33,6 +34,21 @@ impl Users {
         let _ = self.accepted.send(user).await;
     }
 
+    /// Delivers a user; if the relay `tells` where each is, once it has.
+    pub(crate) async fn bring(&self, user: Connection, tells: bool) {
+        match if tells { user.introduced().await } else { Ok(user) } {
+            Ok(user) => self.deliver(user).await,
+            Err(why) => self.tell(why),
+        }
+    }
+
+    /// Tells why a user was not delivered.
+    pub(crate) fn tell(&self, why: NoLine) {
+        if let Some(error) = why.error(&self.reach.relay) {
+            self.events.trouble(error);
+        }
+    }
+
     /// Waits until the listener is closed.
     pub(crate) async fn closed(&self) {
         self.accepted.closed().await;
@@ -52,18 +68,31 @@ enum Kind {
 }
 
 impl Tunnel {
-    /// Dials the relay and asks it for a tunnel.
-    pub(crate) async fn open(reach: &Reach, asked: &Asked, members: usize, bbr: bool) -> Result<Self, Error> {
+    /// Dials the relay and asks it for a tunnel. Notes in `asked` when it turns out to be an old one.
+    pub(crate) async fn open(reach: &Reach, asked: &mut Asked, members: usize, bbr: bool) -> Result<Self, Error> {
+        if let Some(tunnel) = Self::dial(reach, asked, members, bbr).await? {
+            return Ok(tunnel);
+        }
+        let bare = Asked { is_old: true, ..asked.clone() };
+        let tunnel = Self::dial(reach, &bare, members, bbr).await?;
+        // Now it has shown that it is there.
+        asked.is_old = true;
+        tunnel.ok_or_else(|| Error::Unanswered { relay: reach.relay.clone() })
+    }
+
+    /// `None` if the relay seems to be an old one, and may serve who asks for less.
+    async fn dial(reach: &Reach, asked: &Asked, members: usize, bbr: bool) -> Result<Option<Self>, Error> {
         let (socket, peer) = reach.dial().await?;
-        let (answer, early) = timeout(ANSWER_WAIT, ask(&socket, reach, asked))
+        let answered = timeout(ANSWER_WAIT, ask(&socket, reach, asked))
             .await
             .map_err(|_| Error::Silent { relay: reach.relay.clone(), waited: ANSWER_WAIT })??;
-        let kind = match answer.pool {
-            Some(pool) => Kind::Pool(PoolTunnel::new(socket, early, peer, pool, members)),
-            None if asked.protocol == Protocol::Event => Kind::Event(EventTunnel::new(socket, early, peer)),
-            None => Kind::Multiplex(MultiplexTunnel::new(socket, early, bbr)),
+        let Some(Answered { established, early, tells }) = answered else { return Ok(None) };
+        let kind = match established.pool {
+            Some(pool) => Kind::Pool(PoolTunnel::new(socket, early, peer, pool, members, tells)),
+            None if asked.protocol == Protocol::Event => Kind::Event(EventTunnel::new(socket, early, peer, tells)),
+            None => Kind::Multiplex(MultiplexTunnel::new(socket, early, bbr, tells)),
         };
-        Ok(Self { public: reach.relay.with_port(answer.port), kind })
+        Ok(Some(Self { public: reach.relay.with_port(established.port), kind }))
     }
 
     /// Delivers users until the tunnel is lost, and says how; or until the listener is closed: then it

@@ -6,7 +6,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_client::{Connection, Error, Event, Events, Listener, MAX_REFUSED, Protocol, REFUSED_WITHIN, RelayAddr};
+use relay_client::{
+    Builder, Connection, Error, Event, Events, Listener, MAX_REFUSED, Protocol, REFUSED_WITHIN, RelayAddr,
+};
 use relay_net::pipe::Moved;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -72,6 +74,11 @@ fn echo(user: Connection) {
     });
 }
 
+/// A listener that wants no more of its relay than the original could do.
+fn bare(relay: RelayAddr) -> Builder {
+    Listener::builder(relay).user_addresses(false)
+}
+
 async fn event_of(events: &mut Events) -> Event {
     within("an event", events.next()).await.unwrap()
 }
@@ -91,7 +98,7 @@ async fn bound(
     request: &str,
     answer: &str,
 ) -> (Listener, TcpStream) {
-    let bind = Listener::builder(stage.address()).protocol(protocol).members(members).bind();
+    let bind = bare(stage.address()).protocol(protocol).members(members).bind();
     let relay = async {
         let mut client = stage.hears(request).await;
         says(&mut client, answer).await;
@@ -104,7 +111,7 @@ async fn bound(
 #[tokio::test]
 async fn bind_gives_the_first_failure() {
     let nobody = Stage::new().await.address();
-    let error = Listener::builder(nobody.clone()).bind().await.unwrap_err();
+    let error = bare(nobody.clone()).bind().await.unwrap_err();
     assert!(matches!(error, Error::Dial(_)) && error.is_temporary());
     assert!(error.to_string().starts_with(&format!("cannot connect to {nobody}: ")), "{error}");
 }
@@ -118,7 +125,7 @@ async fn a_close_without_an_answer_asks_for_an_invite() {
             // Dropped with the request unread, the connection is reset.
             if clean { drop(stage.hears("multiplex\n").await) } else { drop(stage.control.accept().await.unwrap()) }
         };
-        let (error, ()) = tokio::join!(Listener::builder(relay.clone()).bind(), close);
+        let (error, ()) = tokio::join!(bare(relay.clone()).bind(), close);
         let error = error.unwrap_err();
         assert!(error.is_temporary());
         assert_eq!(
@@ -138,7 +145,7 @@ async fn what_is_no_relay_is_told_so_escaped() {
         says(&mut client, "HTTP/1.1 400 \x1b[31mBad Request\r\n\r\n").await;
         client
     };
-    let (error, _client) = tokio::join!(Listener::builder(stage.address()).bind(), answer);
+    let (error, _client) = tokio::join!(bare(stage.address()).bind(), answer);
     let error = error.unwrap_err();
     assert!(matches!(error, Error::Misbehaved { .. }) && error.is_temporary());
     assert!(error.to_string().contains("\\u{1b}[31mBad") && error.to_string().ends_with("is it a relay?"), "{error}");
@@ -153,14 +160,14 @@ async fn a_relay_that_stays_silent_is_given_up() {
         tokio::time::pause();
         client
     };
-    let (error, _client) = tokio::join!(Listener::builder(stage.address()).bind(), silent);
+    let (error, _client) = tokio::join!(bare(stage.address()).bind(), silent);
     assert!(matches!(error.unwrap_err(), Error::Silent { .. }));
 }
 
 #[tokio::test]
 async fn each_cause_is_told_once_not_at_each_try() {
     let stage = Stage::new().await;
-    let builder = Listener::builder(stage.address()).protocol(Protocol::Event).retry_first(true);
+    let builder = bare(stage.address()).protocol(Protocol::Event).retry_first(true);
     let mut events = builder.events();
     let bind = tokio::spawn(builder.bind());
     drop(stage.hears("event\nnew\n").await);
@@ -241,7 +248,7 @@ async fn many_tickets_at_once_are_all_claimed() {
 #[tokio::test]
 async fn a_ticket_that_is_none_costs_the_tunnel_only() {
     let stage = Stage::new().await;
-    let builder = Listener::builder(stage.address()).protocol(Protocol::Event);
+    let builder = bare(stage.address()).protocol(Protocol::Event);
     let mut events = builder.events();
     let (bind, mut control) = tokio::join!(builder.bind(), async {
         let mut control = stage.hears("event\nnew\n").await;

@@ -14,19 +14,27 @@
 //! them is written; in, a header is read exactly and what follows it is spliced to the stream's socket.
 //!
 //! ```text
-//!  link.rs    Link: open, accept, end; the tasks that read, keep time and write
-//!  input.rs   from the link to the streams' sockets
-//!  limit.rs   the tunnel's rate
-//!  output.rs  from the streams' sockets to the link
-//!  path.rs    how the kernel is to treat the link's bytes
-//!  stream.rs  Stream: one user's pipe between a socket and the link
+//!  link.rs     Link: open, accept, end; the tasks that read, keep time and write
+//!  input.rs    from the link to the streams' sockets
+//!  limit.rs    the tunnel's rate
+//!  output.rs   from the streams' sockets to the link
+//!  path.rs     how the kernel is to treat the link's bytes
+//!  slot.rs     a stream, as the link's task and its owner share it:
+//!  inbox.rs      what has arrived for it
+//!  outbox.rs     what a program has written
+//!  stream.rs   Stream: one user's, and its pipe to a socket
+//!  program.rs    the same, read and written by a program
 //! ```
 
+mod inbox;
 mod input;
 mod limit;
 mod link;
+mod outbox;
 mod output;
 mod path;
+mod program;
+mod slot;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -51,6 +51,8 @@ pub enum End {
     Stalled,
     /// The same, when others needed the room of all links together.
     CrowdedOut,
+    /// The user began with what is [refused](Refuses); both parties were reset.
+    Refused,
 }
 
 impl fmt::Display for End {
@@ -61,6 +63,7 @@ impl fmt::Display for End {
             Self::ServiceAborted(kind) => write!(f, "service aborted: {kind}"),
             Self::Idle => f.write_str("half closed and silent"),
             Self::Stalled => f.write_str("stalled: took no bytes while its link's room was short"),
+            Self::Refused => f.write_str("refused: began with what this place does not take"),
             Self::CrowdedOut => f.write_str("stalled: took no bytes while the room of all links was short"),
         }
     }
@@ -73,6 +76,18 @@ pub struct Party {
     pub socket: Socket,
     /// What was read from it already, and which the other party gets first.
     pub early: Vec<u8>,
+}
+
+/// Whether a user may not begin with these bytes: asked once, about what the first read gives, however little.
+pub type Refuses = fn(&[u8]) -> bool;
+
+/// How what a user sends begins.
+#[derive(Debug, Default)]
+pub struct Beginning {
+    /// What the service gets ahead of the user's first byte.
+    pub ahead: Vec<u8>,
+    /// What the user may not begin with.
+    pub refuses: Option<Refuses>,
 }
 
 /// Joins two sockets until both directions have ended.
@@ -89,22 +104,24 @@ pub struct Party {
 /// kernel where bytes are spliced. Dropping the future, polled or not, resets both parties; so does the death of
 /// the process.
 pub fn pipe(user: Party, service: Party, moved: &Moved, idle: Duration) -> impl Future<Output = End> + Send {
-    pipe_in_manner(user, service, moved, idle, None, Manner::Suited)
+    Pipe::start(user, service, moved, idle, None, None, Manner::Suited)
 }
 
 /// [`pipe`], which moves no more than `rate` gives, if there is one: both ways, and together with all others of the
-/// same rate, among whom it has fair turns. Only what an aborted party left behind goes at once.
+/// same rate, among whom it has fair turns. Only what an aborted party left behind goes at once. A user who begins with
+/// what `refuses` tells is reset with the service, which gets nothing of it.
 pub fn pipe_at_rate(
     user: Party,
     service: Party,
     moved: &Moved,
     idle: Duration,
     rate: Option<Arc<Bucket>>,
+    refuses: Option<Refuses>,
 ) -> impl Future<Output = End> + Send {
-    pipe_in_manner(user, service, moved, idle, rate, Manner::Suited)
+    Pipe::start(user, service, moved, idle, rate, refuses, Manner::Suited)
 }
 
-/// [`pipe_at_rate`], with the choice of how bytes are moved taken from it: for tests.
+/// [`pipe_at_rate`] that refuses nobody, with the choice of how bytes are moved taken from it: for tests.
 #[doc(hidden)]
 pub fn pipe_in_manner(
     user: Party,
@@ -114,16 +131,7 @@ pub fn pipe_in_manner(
     rate: Option<Arc<Bucket>>,
     manner: Manner,
 ) -> impl Future<Output = End> + Send {
-    user.socket.reset_on_close();
-    service.socket.reset_on_close();
-    let pipe = Pipe {
-        user: user.socket,
-        service: service.socket,
-        up: Flow::new(user.early, manner, &moved.up),
-        down: Flow::new(service.early, manner, &moved.down),
-        turns: rate.map(Turns::new),
-    };
-    pipe.run(idle)
+    Pipe::start(user, service, moved, idle, rate, None, manner)
 }
 
 /// Two sockets that reset when dropped, and the flows between them.
@@ -135,7 +143,28 @@ struct Pipe<'a> {
     turns: Option<Turns>,
 }
 
-impl Pipe<'_> {
+impl<'a> Pipe<'a> {
+    fn start(
+        user: Party,
+        service: Party,
+        moved: &'a Moved,
+        idle: Duration,
+        rate: Option<Arc<Bucket>>,
+        refuses: Option<Refuses>,
+        manner: Manner,
+    ) -> impl Future<Output = End> + Send + 'a {
+        user.socket.reset_on_close();
+        service.socket.reset_on_close();
+        let pipe = Self {
+            user: user.socket,
+            service: service.socket,
+            up: Flow::new(user.early, manner, &moved.up).refusing(refuses),
+            down: Flow::new(service.early, manner, &moved.down),
+            turns: rate.map(Turns::new),
+        };
+        pipe.run(idle)
+    }
+
     async fn run(mut self, idle: Duration) -> End {
         let Err(end) = self.carry(idle).await else { return End::Done };
         let (flow, from, to) = match end {
@@ -165,10 +194,12 @@ impl Pipe<'_> {
             let up = self.up.advance(&self.user, &self.service, allowance).map_err(|fault| match fault {
                 Fault::From(kind) => End::UserAborted(kind),
                 Fault::To(kind) => End::ServiceAborted(kind),
+                Fault::Refused => End::Refused,
             })?;
             let down = self.down.advance(&self.service, &self.user, allowance).map_err(|fault| match fault {
                 Fault::From(kind) => End::ServiceAborted(kind),
                 Fault::To(kind) => End::UserAborted(kind),
+                Fault::Refused => End::Refused,
             })?;
             if let Some(turns) = &self.turns {
                 turns.moved(up.moved + down.moved);

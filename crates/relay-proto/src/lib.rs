@@ -4,6 +4,7 @@
 //! - [`identity`] and [`auth`]: who a client is, and how it proves that.
 //! - [`address`], [`network`] and [`invite`]: where a relay is, where users are, and all that a client needs to
 //!   know, in one URL.
+//! - [`proxy`]: what goes ahead of a user's first byte about where the user is.
 //! - [`yamux`]: the multiplexer that a link speaks after `multiplex`.
 //!
 //! Both take bytes and the time from the caller and give back what to do: every test can run them in
@@ -19,4 +20,5 @@ pub mod invite;
 #[doc(hidden)]
 pub mod model;
 pub mod network;
+pub mod proxy;
 pub mod yamux;

@@ -15,6 +15,7 @@ pub mod frames;
 pub mod invite;
 pub mod lines;
 pub mod peers;
+pub mod proxy;
 pub mod session;
 
 /// An operation as random bytes say it: which, on what, how much.

@@ -5,12 +5,13 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use relay_client::{Builder, Connection, Error, Event, IpNet, Listener, Protocol, RelayAddr, Tls};
 use relay_net::pipe::{HALF_CLOSED_IDLE, Moved};
+use relay_proto::proxy::{Header, Version};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
@@ -46,6 +47,8 @@ pub struct Config {
     pub port: Option<u16>,
     /// The networks whose users the relay is to let in; everyone, if there are none.
     pub allow: Vec<IpNet>,
+    /// In which version of the PROXY protocol the service is told where each user is; not at all, if none.
+    pub proxy_protocol: Option<Version>,
     /// Whether the link may change to BBR.
     pub bbr: bool,
     /// How long live users may finish at the end.
@@ -65,6 +68,7 @@ impl Config {
             protocol,
             port: None,
             allow: Vec::new(),
+            proxy_protocol: None,
             bbr: true,
             drain: Duration::from_secs(30),
             max_users: 24_576,
@@ -76,6 +80,8 @@ impl Config {
             .protocol(self.protocol)
             .allow(self.allow.clone())
             .service(&word_for(&self.service))
+            // In a pool the line shows, too, that there is a user for whom to dial a service that speaks first.
+            .user_addresses(self.proxy_protocol.is_some() || self.protocol == Protocol::Pool)
             .bbr(self.bbr)
             .retry_first(true);
         if let Some(tls) = &self.tls {
@@ -192,11 +198,13 @@ async fn waiting(listener: &mut Listener) -> Option<Result<Connection, Error>> {
 struct Forwarder {
     config: Config,
     repeats: Mutex<Repeats<String>>,
+    /// It was said that the service is not told where users are.
+    unknown: AtomicBool,
 }
 
 impl Forwarder {
     fn new(config: Config) -> Self {
-        Self { config, repeats: Mutex::new(Repeats::new(REPEATS_EVERY)) }
+        Self { config, repeats: Mutex::new(Repeats::new(REPEATS_EVERY)), unknown: AtomicBool::new(false) }
     }
 
     /// Serves a user in a task of his own, if there is room.
@@ -218,6 +226,12 @@ impl Forwarder {
         };
         match dialled {
             Ok(service) => {
+                if let Some(version) = self.config.proxy_protocol
+                    && let Err(error) = service.write_all(&self.header(&user).encode(version)).await
+                {
+                    user.reset();
+                    return self.trouble(&format!("{} took no PROXY header: {error}", self.config.service));
+                }
                 let end = user.pipe(service, &tunnel.moved, HALF_CLOSED_IDLE).await;
                 debug!(?end, "user left");
             }
@@ -226,6 +240,18 @@ impl Forwarder {
                 self.trouble(&format!("{error}; the user was reset"));
             }
         }
+    }
+
+    /// Where the user is, for the service.
+    fn header(&self, user: &Connection) -> Header {
+        if let (Some(user), Some(public)) = (user.user_addr(), user.public_addr()) {
+            return Header::Proxied { user, public };
+        }
+        if !self.unknown.swap(true, Ordering::Relaxed) {
+            let Config { relay, service, .. } = &self.config;
+            warn!("{relay} does not say where a user is: {service} is told that it is unknown");
+        }
+        Header::Unknown
     }
 
     /// Says what may come back a thousand times a second: once, then only how often. The causes are

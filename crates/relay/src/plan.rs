@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use relay_client::{ClientCertificate, DEFAULT_PORT, Protocol, Tls, TlsSetupError, Trust};
 use tracing::warn;
 
@@ -31,6 +32,8 @@ pub struct ServerPlan {
     pub host: Option<Host>,
     /// Serve identities and listed networks in plain text, too.
     pub plain_text: bool,
+    /// The networks of load balancers, which begin with a PROXY header.
+    pub proxy_protocol: Vec<IpNet>,
     /// Whether links may change to BBR.
     pub bbr: bool,
     /// How it speaks TLS.
@@ -64,6 +67,7 @@ impl ServerPlan {
             open: flags.open.or(file.open).unwrap_or(false),
             host: file.host,
             plain_text: file.plain_text.unwrap_or(false),
+            proxy_protocol: file.proxy_protocol,
             bbr: !flags.link.no_bbr.or(file.no_bbr).unwrap_or(false),
             tls: file.tls,
             anonymous: file.anonymous,
@@ -140,9 +144,10 @@ fn merge(flags: ForwardFlags, file: Forwarder) -> Result<forward::Config, PlanEr
     let relay = relay.ok_or_else(|| {
         usage("the relay is missing: give it after the service, or an invite by --invite-file or RELAY_INVITE")
     })?;
-    let (service, mode, port, allow) = file.service.map_or((None, None, None, Vec::new()), |service| {
-        (Some(service.service), service.mode, service.port, service.allow)
-    });
+    let (service, mode, port, allow, proxy_protocol) =
+        file.service.map_or((None, None, None, Vec::new(), None), |service| {
+            (Some(service.service), service.mode, service.port, service.allow, service.proxy_protocol)
+        });
     let service = flags.service.or(service);
     let service =
         service.ok_or_else(|| usage("the service is missing: say where it listens, as in relay forward 8080 HOST"))?;
@@ -153,6 +158,7 @@ fn merge(flags: ForwardFlags, file: Forwarder) -> Result<forward::Config, PlanEr
         tls,
         port: flags.port.or(port),
         allow: if flags.allow.is_empty() { allow } else { flags.allow },
+        proxy_protocol: flags.proxy_protocol.or(proxy_protocol),
         bbr: !flags.link.no_bbr.or(file.no_bbr).unwrap_or(false),
         ..forward::Config::new(service, relay.address().clone(), protocol)
     })

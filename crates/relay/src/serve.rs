@@ -199,6 +199,7 @@ fn config(plan: &ServerPlan, tls: Option<Arc<Tls>>, identities: Identities) -> C
             networks: plan.anonymous.networks.clone(),
             ports: plan.anonymous.ports,
         },
+        balancers: plan.proxy_protocol.clone(),
         plain_text: plan.plain_text,
         tls,
         identities,

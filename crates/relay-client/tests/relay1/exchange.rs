@@ -283,7 +283,7 @@ async fn the_port_that_it_had_is_wished_for_where_that_is_understood() {
 #[tokio::test]
 async fn in_plain_text_nothing_is_wished_for() {
     let stage = Stage::new().await;
-    let builder = Listener::builder(stage.address()).protocol(Protocol::Event);
+    let builder = Listener::builder(stage.address()).protocol(Protocol::Event).user_addresses(false);
     let opens = async || {
         let client = stage.plain().await;
         client.hears("event\nnew\n").await;

@@ -4,5 +4,6 @@
 
 mod certificates;
 mod exchange;
+mod origin;
 mod stage;
 mod tunnels;

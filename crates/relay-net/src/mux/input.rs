@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use relay_proto::yamux::{HEADER_LEN, Received, StreamEnd, StreamId};
 
+use super::inbox::Inbox;
 use super::link::{Ended, Shared};
-use super::stream::{Cause, Inbox, Slot};
+use super::slot::{Cause, Slot};
 use crate::splice::{BULK, KernelPipe};
 
 /// What is read from a link at once, in bytes: large enough that a system call costs little, and small
@@ -144,6 +145,7 @@ impl Shared {
         let mut inbox = slot.inbox();
         let Some(taken) = inbox.write_through(bytes) else {
             // The stream's task resets it.
+            drop(inbox);
             return slot.wake_down();
         };
         let rest = &bytes[taken..];

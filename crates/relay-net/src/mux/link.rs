@@ -17,7 +17,9 @@ use tokio::time;
 use super::limit::Limit;
 use super::output::{Output, Written};
 use super::path::Path;
-use super::stream::{Cause, Slot, Stream};
+use super::slot::{Cause, Slot};
+use super::stream::Stream;
+use crate::pipe::Beginning;
 use crate::rate::Bucket;
 use crate::socket::Socket;
 
@@ -137,7 +139,7 @@ pub(super) struct Shared {
 }
 
 /// What the tasks of a link share. Locked for moments, never across a system call; a slot's lock is
-/// taken before this one, never after.
+/// taken before this one, never after, but for its outbox.
 pub(super) struct State {
     pub(super) session: Session,
     pub(super) slots: HashMap<StreamId, Arc<Slot>>,
@@ -202,6 +204,15 @@ impl Link {
     /// # Errors
     /// The link takes no more streams: for now, or for ever.
     pub async fn open(&self) -> Result<Stream, OpenError> {
+        self.open_with(Beginning::default()).await
+    }
+
+    /// As [`open`](Self::open), for a stream that begins so. What goes ahead, at most 1 KiB, leaves with its SYN, in one
+    /// write.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open).
+    pub async fn open_with(&self, beginning: Beginning) -> Result<Stream, OpenError> {
         let shared = &self.0;
         let permit = shared.unacknowledged.clone().acquire_owned().await;
         let slot = {
@@ -211,7 +222,10 @@ impl Link {
                 yamux::OpenError::Full => OpenError::Full,
                 yamux::OpenError::Refused => OpenError::Refused,
             })?;
-            let slot = Arc::new(Slot::new(id, Some(permit)));
+            if !beginning.ahead.is_empty() {
+                state.session.ready(id);
+            }
+            let slot = Arc::new(Slot::new(id, Some(permit), beginning));
             state.slots.insert(id, slot.clone());
             slot
         };
@@ -317,7 +331,9 @@ impl Shared {
                 return;
             }
             state.accepted.clear();
-            (std::mem::take(&mut state.slots), state.output.unwritten())
+            let mut unwritten = state.output.unwritten();
+            unwritten.extend(state.output.unsettled.drain(..).map(|slot| slot.id.get()));
+            (std::mem::take(&mut state.slots), unwritten)
         };
         self.phase.send_replace(Phase::Ended(why));
         self.unacknowledged.close();
@@ -373,7 +389,7 @@ impl State {
 
     /// The peer opened that stream.
     pub(super) fn push_accepted(&mut self, id: StreamId) {
-        let slot = Arc::new(Slot::new(id, None));
+        let slot = Arc::new(Slot::new(id, None, Beginning::default()));
         self.slots.insert(id, slot.clone());
         self.accepted.push_back(slot);
         // Streams that were reset before anyone took them must not pile up.

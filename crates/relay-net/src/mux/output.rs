@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use relay_proto::yamux::{FRAME_LARGEST, Flags, HEADER_LEN, Header, StreamId, Transmit};
 
 use super::link::{Shared, State};
 use super::path::Path;
-use super::stream::Read;
+use super::slot::{Read, Slot};
 use crate::socket::{self, Socket};
 use crate::splice::KernelPipe;
 
@@ -41,6 +41,8 @@ pub(super) struct Output {
     waiting: VecDeque<(u32, Box<[u8]>)>,
     /// How many of those that wait have no payload.
     control_waiting: usize,
+    /// The streams of programs of which something was taken since the kernel had all.
+    pub(super) unsettled: Vec<Arc<Slot>>,
 }
 
 /// The rest of a frame: first what stands in memory, then what stands in a pipe of the kernel. With a pipe it may
@@ -67,6 +69,19 @@ impl Output {
     #[cfg(all(test, target_os = "linux"))]
     pub(super) fn is_piped(&self) -> bool {
         self.begun.pipe.is_some()
+    }
+
+    /// The link has taken something of that stream.
+    fn is_to_settle(&mut self, slot: Arc<Slot>) {
+        if slot.is_written_by_program() {
+            self.unsettled.push(slot);
+        }
+    }
+
+    /// Those of which the kernel has all, as it has what the link has taken.
+    fn take_settled(&mut self) -> Vec<Arc<Slot>> {
+        let unwritten = self.unwritten();
+        self.unsettled.extract_if(.., |slot| !unwritten.contains(&slot.id.get())).collect()
     }
 
     fn pop_waiting(&mut self) -> Option<(u32, Box<[u8]>)> {
@@ -113,6 +128,7 @@ impl Shared {
             if !flushed {
                 return Written::Full;
             }
+            state = self.settle(state);
             loop {
                 let Begun { stream, bytes, mut pipe } = std::mem::take(&mut state.output.begun);
                 batch.begin(stream, &bytes);
@@ -139,17 +155,33 @@ impl Shared {
                 state.session.set_round(round);
                 batch.again.drain(..).for_each(|id| state.session.ready(id));
                 state.output.full = full;
+                if full && let Err(error) = batch.keep_from(taken, pipe, &mut state.output) {
+                    return Written::Failed(error.kind());
+                }
+                if !self.wire.is_unflushed() {
+                    state = self.settle(state);
+                }
                 if full {
-                    return match batch.keep_from(taken, pipe, &mut state.output) {
-                        Ok(()) => Written::Full,
-                        Err(error) => Written::Failed(error.kind()),
-                    };
+                    return Written::Full;
                 }
                 if total >= WRITE_IN_A_ROW {
                     return Written::Some;
                 }
             }
         })
+    }
+
+    /// Tells programs that the kernel has what they wrote.
+    fn settle<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        if state.output.unsettled.is_empty() {
+            return state;
+        }
+        let settled = state.output.take_settled();
+        drop(state);
+        for slot in &settled {
+            slot.settle();
+        }
+        self.state()
     }
 
     /// Whether the stream's source cannot be read now, however much it has.
@@ -201,8 +233,9 @@ impl Shared {
                 None => break,
                 Some(Transmit::Frame(header)) => {
                     // Only the end of a stream has its turn among data.
-                    if let Some(slot) = StreamId::new(header.stream).and_then(|id| state.slots.get(&id)) {
+                    if let Some(slot) = StreamId::new(header.stream).and_then(|id| state.slots.get(&id)).cloned() {
                         slot.finished_sending();
+                        state.output.is_to_settle(slot);
                     }
                     batch.push(header.stream, &header.encode());
                     continue;
@@ -240,6 +273,7 @@ impl Shared {
                         } else {
                             batch.again.push(id);
                         }
+                        state.output.is_to_settle(slot);
                     }
                 }
                 Read::End => state.session.finish(id),

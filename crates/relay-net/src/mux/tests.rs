@@ -1,5 +1,6 @@
 //! Two links against each other over loopback, each stream between real sockets.
 
+mod beginning;
 #[cfg(target_os = "linux")]
 mod bulk;
 mod rate;

@@ -11,6 +11,7 @@
 //! is `Piped`: what was not taken waits in the kernel's pipe. Nothing is spliced to or from TLS, and nothing read for a
 //! side while ciphertext waits there.
 
+use super::Refuses;
 use crate::socket::Socket;
 use crate::splice::{BULK, KernelPipe};
 use std::cell::RefCell;
@@ -36,6 +37,8 @@ pub(super) struct Flow<'a> {
     bulk: bool,
     /// From how many bytes at once on it is.
     splice_from: usize,
+    /// Asked about the first read, which is never spliced unless for tests.
+    refuses: Option<Refuses>,
     moved: &'a AtomicU64,
 }
 
@@ -74,11 +77,12 @@ pub(super) struct Turn {
     pub(super) more: bool,
 }
 
-/// Which socket failed.
+/// Which socket failed, or that the sender may not begin as it did.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     From(io::ErrorKind),
     To(io::ErrorKind),
+    Refused,
 }
 
 /// What came of one attempt to move bytes.
@@ -98,7 +102,12 @@ impl<'a> Flow<'a> {
             Manner::Copied => usize::MAX,
             Manner::Spliced => 0,
         };
-        Self { state, bulk: manner == Manner::Spliced, splice_from, moved }
+        Self { state, bulk: manner == Manner::Spliced, splice_from, refuses: None, moved }
+    }
+
+    /// The same, which has the sender's beginning looked at.
+    pub(super) fn refusing(self, refuses: Option<Refuses>) -> Self {
+        Self { refuses, ..self }
     }
 
     /// Waits for bytes or the end-of-file of the sending side, to pass on to `to`.
@@ -191,6 +200,9 @@ impl<'a> Flow<'a> {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Wait(0)),
                     Err(error) => return Err(Fault::From(error.kind())),
                 };
+                if self.refuses.take().is_some_and(|refuses| refuses(bytes)) {
+                    return Err(Fault::Refused);
+                }
                 self.bulk = bytes.len() >= self.splice_from;
                 let written = write(to, bytes, self.moved)?;
                 if written < bytes.len() {

@@ -53,6 +53,8 @@ impl Features {
     pub const SERVICE: &str = "service";
     /// A client may say from which networks users may come.
     pub const ALLOW: &str = "allow";
+    /// A client may ask to be told where its users are.
+    pub const PROXY: &str = "proxy";
 
     /// These words, together well within a line.
     pub fn new(words: &[&str]) -> Self {

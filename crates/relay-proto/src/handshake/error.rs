@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{Code, MAX_NETWORKS, Refusal};
 use crate::identity::IdentityError;
+use crate::proxy::ProxyError;
 
 /// How many characters of a peer's word an error keeps: enough to recognise it in a log.
 const MAX_SHOWN: usize = 64;
@@ -38,6 +39,8 @@ pub enum HandshakeError {
     Repeated(&'static str),
     /// More than [`MAX_NETWORKS`] networks.
     TooManyNetworks,
+    /// What is to say where a user is does not.
+    BadProxy(ProxyError),
     /// Options with an id: a tunnel that stands takes none.
     LateOptions,
 }
@@ -89,6 +92,7 @@ impl fmt::Display for HandshakeError {
             Self::BadProof => f.write_str("sent a proof that is not 43 characters of base64url"),
             Self::Repeated(option) => write!(f, "gave the option {option} twice"),
             Self::TooManyNetworks => write!(f, "allowed more than {MAX_NETWORKS} networks"),
+            Self::BadProxy(error) => error.fmt(f),
             Self::LateOptions => f.write_str("gave options to a tunnel that stands already"),
         }
     }

@@ -15,6 +15,9 @@ pub const MAX_NETWORKS: usize = 64;
 /// The longest word for a service, in bytes: as many as the digits of a SHA-256.
 pub const MAX_SERVICE: usize = 64;
 
+/// The only form in which a client can be told where users are.
+const PROXY: &str = "v1";
+
 /// What a client wants of a new tunnel, behind the word that names the protocol. `Display` writes each option
 /// with a blank before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub struct Options {
     /// Whom the relay is to let in; everyone when empty. At most [`MAX_NETWORKS`]; when read from the wire they
     /// are [canonical](network::canonical).
     pub allow: Vec<IpNet>,
+    /// Where each user is, is to be said ahead of its first byte: a line of [`proxy`](crate::proxy), version 1.
+    pub proxy: bool,
 }
 
 impl Options {
@@ -51,6 +56,9 @@ impl Options {
                     network::parse(value)
                         .map_err(|_| HandshakeError::unexpected(word, "allow= and a network such as 10.0.0.0/8"))?,
                 ),
+                "proxy" if value != PROXY => return Err(HandshakeError::unexpected(value, PROXY)),
+                "proxy" if options.proxy => return Err(HandshakeError::Repeated("proxy")),
+                "proxy" => options.proxy = true,
                 _ => return Err(HandshakeError::unknown(key)),
             }
         }
@@ -73,7 +81,8 @@ impl fmt::Display for Options {
         self.port.iter().try_for_each(|port| write!(f, " port={port}"))?;
         self.wish.iter().try_for_each(|port| write!(f, " wish={port}"))?;
         self.service.iter().try_for_each(|word| write!(f, " service={word}"))?;
-        self.allow.iter().try_for_each(|network| write!(f, " allow={network}"))
+        self.allow.iter().try_for_each(|network| write!(f, " allow={network}"))?;
+        if self.proxy { write!(f, " proxy={PROXY}") } else { Ok(()) }
     }
 }
 
@@ -84,9 +93,10 @@ mod tests {
 
     #[test]
     fn options_are_read_as_written() {
-        let text = " port=16379 wish=1 service=a.B-1_ allow=10.0.0.0/8 allow=2001:db8::/32";
+        let text = " port=16379 wish=1 service=a.B-1_ allow=10.0.0.0/8 allow=2001:db8::/32 proxy=v1";
         let options = Options::parse(text).unwrap();
         assert_eq!((options.port, options.wish, options.allow.len()), (Some(16379), Some(1), 2));
+        assert!(options.proxy);
         assert_eq!(options.to_string(), text);
         assert_eq!(Options::parse("\t allow=10.1.2.3 \t wish=7 ").unwrap().to_string(), " wish=7 allow=10.1.2.3/32");
         assert_eq!(Options::parse(""), Ok(Options::default()));
@@ -106,6 +116,9 @@ mod tests {
             ("service=a service=a", HandshakeError::Repeated("service")),
             ("service=", HandshakeError::unexpected("", "a word for the service")),
             ("service=a:1", HandshakeError::unexpected("a:1", "a word for the service")),
+            ("proxy=v1 proxy=v1", HandshakeError::Repeated("proxy")),
+            ("proxy=v2", HandshakeError::unexpected("v2", "v1")),
+            ("proxy", HandshakeError::unexpected("", "v1")),
             ("wish=+1", HandshakeError::unexpected("+1", "a port number")),
         ] {
             assert_eq!(Options::parse(bad), Err(error), "{bad}");
@@ -120,7 +133,7 @@ mod tests {
         let network = "2001:0db8:1111:2222:3333:4444:5555:6666/128";
         let most = format!(" allow={network}").repeat(MAX_NETWORKS);
         assert_eq!(Options::parse(&most).unwrap().allow.len(), MAX_NETWORKS);
-        assert!(format!("multiplex port=65535 wish=65535 service={:064}{most}\n", 0).len() < MAX_REQUEST_LINE);
+        assert!(format!("multiplex port=65535 wish=65535 service={:064}{most} proxy=v1\n", 0).len() < MAX_REQUEST_LINE);
         assert_eq!(Options::parse(&(most + " allow=::/0")), Err(HandshakeError::TooManyNetworks));
     }
 }

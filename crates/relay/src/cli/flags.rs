@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use relay_client::Protocol;
 use relay_proto::identity::Name;
 use relay_proto::network;
+use relay_proto::proxy::Version;
 use tracing_subscriber::EnvFilter;
 
 use super::TEMPLATE;
@@ -55,8 +56,7 @@ pub struct ServerFlags {
 /// Forward a relay's users to a service
 #[derive(Clone, Debug, Default, Args)]
 #[command(help_template = TEMPLATE, after_help = "\
-Example: relay forward 8080 --invite-file laptop.invite
-         relay forward unix:/run/web.sock vps.example --mode pool")]
+Example: relay forward 8080 --invite-file laptop.invite")]
 pub struct ForwardFlags {
     /// Where the service listens: PORT, HOST:PORT or unix:PATH
     #[arg(value_parser = Quiet(service))]
@@ -76,6 +76,9 @@ pub struct ForwardFlags {
     #[arg(long, value_name = "CIDR", env = "RELAY_ALLOW", hide_env = true, value_parser = network::parse)]
     #[arg(value_delimiter = ',')]
     pub allow: Vec<IpNet>,
+    /// Tell the service where users are: v1 or v2
+    #[arg(long, value_name = "V", env = "RELAY_PROXY_PROTOCOL", hide_env = true, value_parser = str::parse::<Version>)]
+    pub proxy_protocol: Option<Version>,
     /// A file with the invite: arguments show in `ps`
     #[arg(long, value_name = "FILE", env = "RELAY_INVITE_FILE", hide_env = true, value_parser = Quiet(path))]
     pub invite_file: Option<PathBuf>,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use relay_client::Protocol;
 use relay_proto::network;
+use relay_proto::proxy::Version;
 
 use super::reader::{At, Source, Table};
 use super::{server, values};
@@ -40,6 +41,8 @@ pub struct Service {
     pub port: Option<u16>,
     /// The networks whose users may come; empty for all.
     pub allow: Vec<IpNet>,
+    /// In which version of the PROXY protocol it is told where users are.
+    pub proxy_protocol: Option<Version>,
 }
 
 impl Forwarder {
@@ -100,7 +103,8 @@ fn service(root: &mut Table<'_, '_>) -> Option<Service> {
         let mode = table.text("mode", values::mode);
         let port = table.number("port", 1..=u16::MAX);
         let allow = table.list("allow", network::parse);
-        first = first.or(service.map(|service| Service { service, mode, port, allow }));
+        let proxy_protocol = table.text("proxy_protocol", str::parse::<Version>);
+        first = first.or(service.map(|service| Service { service, mode, port, allow, proxy_protocol }));
     }
     first
 }

@@ -25,6 +25,7 @@ pub(super) const KEYS: &[&str] = &[
     "open",
     "host",
     "plain_text",
+    "proxy_protocol",
     "identities_file",
     "tls",
     "anonymous",
@@ -49,6 +50,8 @@ pub struct Server {
     pub host: Option<Host>,
     /// Serve identities and listed networks in plain text, too.
     pub plain_text: Option<bool>,
+    /// The networks of load balancers, which begin with a PROXY header.
+    pub proxy_protocol: Vec<IpNet>,
     /// Leave congestion control to the system.
     pub no_bbr: Option<bool>,
     /// How it speaks TLS.
@@ -121,6 +124,7 @@ impl Server {
             host: root
                 .text("host", |text| text.parse().map_err(|_| "give HOST or HOST:PORT, an IPv6 address in brackets")),
             plain_text: root.flag("plain_text"),
+            proxy_protocol: root.list("proxy_protocol", network::parse),
             no_bbr: root.flag("no_bbr"),
             tls: Tls::read(&mut root.table("tls"), source),
             anonymous: Anonymous::read(&mut root.table("anonymous")),

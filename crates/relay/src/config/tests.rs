@@ -16,6 +16,7 @@ state = "state"
 open = true
 host = "vps.example:443"
 plain_text = true
+proxy_protocol = ["10.0.0.0/8", "192.0.2.1"]
 no_bbr = true
 identities_file = "identities"
 
@@ -77,6 +78,7 @@ service = "8080"
 mode = "pool"
 port = 8001
 allow = ["10.0.0.0/8"]
+proxy_protocol = "v2"
 "#;
 
 fn parse(text: &str) -> Result<Configuration, ConfigError> {
@@ -98,6 +100,7 @@ fn every_key_of_a_server_is_read() {
     assert_eq!(server.state.as_deref(), Some(Path::new("/etc/state")), "from the file's folder");
     assert_eq!((server.open, server.plain_text, server.no_bbr), (Some(true), Some(true), Some(true)));
     assert_eq!(server.host.unwrap().to_string(), "vps.example:443");
+    assert_eq!(server.proxy_protocol, [network("10.0.0.0/8"), network("192.0.2.1")]);
     let files = Some(("/etc/cert.pem".into(), "/etc/key.pem".into()));
     assert_eq!(server.tls, Tls { files, tls12: Some(true) });
     let networks = vec![network("10.0.0.0/8"), network("::1/128")];
@@ -145,6 +148,7 @@ fn every_key_of_a_forwarder_is_read() {
     assert_eq!(service.service, "8080".parse().unwrap());
     assert_eq!((service.mode, service.port), (Some(relay_client::Protocol::Pool), Some(8001)));
     assert_eq!(service.allow, ["10.0.0.0/8".parse().unwrap()]);
+    assert_eq!(service.proxy_protocol, Some(relay_proto::proxy::Version::V2));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 use std::fs;
 
+use relay_proto::proxy::Version;
+
 use super::*;
 use crate::cli::LinkFlags;
 use crate::config::{Configuration, Kind};
@@ -52,27 +54,31 @@ const PIN: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccdde
 
 #[test]
 fn a_forwarders_flags_go_before_its_file_and_that_before_the_default() {
-    let file =
-        "relay = \"file\"\nno_bbr = true\n[[service]]\nservice = \"1\"\nmode = \"pool\"\nport = 2\nallow = [\"::1\"]";
+    let file = "relay = \"file\"\nno_bbr = true\n[[service]]\nservice = \"1\"\nmode = \"pool\"\nport = 2\nallow = [\"::1\"]\n\
+         proxy_protocol = \"v1\"";
     let flags = ForwardFlags {
         service: Some("80".parse().unwrap()),
         relay: Some("flag:1".parse().unwrap()),
         mode: Some(Protocol::Event),
         port: Some(9),
         allow: vec!["10.0.0.0/8".parse().unwrap()],
+        proxy_protocol: Some(Version::V2),
         link: LinkFlags { no_bbr: Some(false) },
         ..ForwardFlags::default()
     };
     let short = |flags: &ForwardFlags, file: &str| {
         let config = merge(flags.clone(), forwarder(file)).unwrap();
-        let forward::Config { service, relay, protocol, port, allow, bbr, .. } = config;
-        format!("{service} {relay} {protocol} {port:?} {allow:?} bbr {bbr}")
+        let forward::Config { service, relay, protocol, port, allow, proxy_protocol, bbr, .. } = config;
+        format!("{service} {relay} {protocol} {port:?} {allow:?} {proxy_protocol:?} bbr {bbr}")
     };
-    assert_eq!(short(&ForwardFlags::default(), file), "localhost:1 file:7000 pool Some(2) [::1/128] bbr false");
-    assert_eq!(short(&flags, file), "localhost:80 flag:1 event Some(9) [10.0.0.0/8] bbr true");
+    assert_eq!(
+        short(&ForwardFlags::default(), file),
+        "localhost:1 file:7000 pool Some(2) [::1/128] Some(V1) bbr false"
+    );
+    assert_eq!(short(&flags, file), "localhost:80 flag:1 event Some(9) [10.0.0.0/8] Some(V2) bbr true");
     let bare = ForwardFlags { service: flags.service.clone(), relay: flags.relay.clone(), ..ForwardFlags::default() };
-    assert_eq!(short(&bare, ""), "localhost:80 flag:1 multiplex None [] bbr true");
-    assert_eq!(short(&bare, file), "localhost:80 flag:1 pool Some(2) [::1/128] bbr false");
+    assert_eq!(short(&bare, ""), "localhost:80 flag:1 multiplex None [] None bbr true");
+    assert_eq!(short(&bare, file), "localhost:80 flag:1 pool Some(2) [::1/128] Some(V1) bbr false");
 }
 
 #[test]

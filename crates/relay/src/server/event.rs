@@ -56,7 +56,7 @@ pub(super) async fn serve(tunnel: Arc<Tunnel>, public: PublicPort, control: Sock
 
 /// Takes a user from the ticket to the end of its pipe.
 async fn wait(tunnel: Arc<Tunnel>, user: User, ticket: Name<Ticket>, claim: oneshot::Receiver<Claim>) {
-    let User { stream: user, address, mut place, stay } = user;
+    let User { stream: user, address, beginning, mut place, stay } = user;
     let claimed = tokio::select! {
         biased;
         claimed = timeout(tunnel.limits().ticket, claim) => claimed,
@@ -72,9 +72,9 @@ async fn wait(tunnel: Arc<Tunnel>, user: User, ticket: Name<Ticket>, claim: ones
         Ok(service) => Party { socket: service, early },
         Err(_) => return tunnel.refused(user, address, "the connection of the client cannot be used"),
     };
-    let user = Party { socket: Socket::from(user), early: Vec::new() };
-    let idle = tunnel.limits().half_closed_idle;
-    tunnel.carry(address, pipe_at_rate(user, service, &tunnel.moved, idle, tunnel.rate.clone())).await;
+    let user = Party { socket: Socket::from(user), early: beginning.ahead };
+    let (idle, rate) = (tunnel.limits().half_closed_idle, tunnel.rate.clone());
+    tunnel.carry(address, pipe_at_rate(user, service, &tunnel.moved, idle, rate, beginning.refuses)).await;
     drop(stay);
 }
 

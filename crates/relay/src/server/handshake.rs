@@ -24,11 +24,12 @@ use tracing::debug;
 
 use super::belonging::{Client, Seals};
 use super::identities::Denied;
+use super::origin::{self, NoHeader};
 use super::pending::Place;
 use super::pool::{Pool, PoolFull};
 use super::registry;
 use super::tunnel::{NoTunnel, PublicPort, Tunnel};
-use super::{Claim, Relay, event, multiplex, pool};
+use super::{Claim, Relay, event, multiplex, pool, reset};
 
 /// The first byte of every TLS connection: the type of a record with a handshake (RFC 8446, section 5.1). No line of
 /// text begins with it.
@@ -39,6 +40,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What of its words is read then, so that the answer is not lost to them, in bytes.
 const FAREWELL_BYTES: usize = 64 * 1024;
+
+/// All that clients may ask for.
+const FEATURES: [&str; 6] =
+    [Features::AUTH, Features::PORT, Features::WISH, Features::SERVICE, Features::ALLOW, Features::PROXY];
 
 /// Why a connection to the control port came to nothing.
 #[derive(Debug)]
@@ -145,8 +150,18 @@ impl Refused {
 }
 
 /// Takes one connection to the control port through its handshake and hands it on.
-pub(super) async fn greet(relay: Arc<Relay>, stream: TcpStream, peer: SocketAddr, mut place: Place) {
+pub(super) async fn greet(relay: Arc<Relay>, stream: TcpStream, mut peer: SocketAddr, mut place: Place) {
     let deadline = Instant::now() + relay.limits().handshake;
+    if relay.balancers.contains(peer.ip()) {
+        match introduced(&relay, &stream, peer, &mut place, deadline).await {
+            Some(address) => peer = address,
+            None => return reset(stream),
+        }
+        if relay.is_full_of(peer.ip()) {
+            return relay.refuse_handshake(stream, peer);
+        }
+        place = relay.pending.enter(peer.ip());
+    }
     let mut newcomer = None;
     let exchange = async {
         let newcomer = newcomer.insert(Newcomer::arrive(&relay, stream, peer).await?);
@@ -177,6 +192,27 @@ pub(super) async fn greet(relay: Arc<Relay>, stream: TcpStream, peer: SocketAddr
             }
         }
     }
+}
+
+/// Whom a balancer brings, by its address; `None`, and a line in the log, if it does not say.
+async fn introduced(
+    relay: &Relay,
+    stream: &TcpStream,
+    balancer: SocketAddr,
+    place: &mut Place,
+    deadline: Instant,
+) -> Option<SocketAddr> {
+    let origin = tokio::select! {
+        biased;
+        origin = timeout_at(deadline, origin::read(stream, balancer)) => origin.unwrap_or(Err(NoHeader::Late)),
+        () = place.pushed_out() => {
+            relay.bite("handshakes");
+            relay.say(Refused::Crowded.kind(), 0, balancer, &Refused::Crowded);
+            return None;
+        }
+        () = relay.draining.cancelled() => return None,
+    };
+    origin.map(|origin| origin.address).map_err(|why| relay.no_header(0, balancer, &why)).ok()
 }
 
 /// A client that has not shown yet what it wants.
@@ -266,8 +302,7 @@ impl Newcomer {
         if !(self.is_secure() || relay.config.plain_text || relay.serves_anonymous(self.peer.ip())) {
             return Err(Refused::PlainText);
         }
-        let features = [Features::AUTH, Features::PORT, Features::WISH, Features::SERVICE, Features::ALLOW];
-        self.answer(&Answer::Features(Features::new(&features))).await
+        self.answer(&Answer::Features(Features::new(&FEATURES))).await
     }
 
     async fn ask(&mut self, relay: &Relay, name: Name) -> Result<(), Refused> {

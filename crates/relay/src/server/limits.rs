@@ -13,6 +13,9 @@ pub struct Limits {
     /// From accept to the last line of the handshake, in all. 5 s: many round trips of the slowest
     /// path, and a byte now and then does not prolong it.
     pub handshake: Duration,
+    /// How long a load balancer may take to say whom it brings to a public port. 5 s: it sends its header at once, so a
+    /// lost packet is the most that delays it. At the control port it is part of the handshake.
+    pub proxy_header: Duration,
     /// Connections whose handshake is not done. 1 024: beyond it the source with most of them loses
     /// its oldest.
     pub pending_handshakes: usize,
@@ -92,6 +95,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(5),
+            proxy_header: Duration::from_secs(5),
             pending_handshakes: 1024,
             handshakes_per_source: 256,
             failures_per_source: 5,

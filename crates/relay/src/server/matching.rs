@@ -15,7 +15,7 @@ pub(super) enum Manner {
     Silent,
     /// Its end, without a byte.
     Finished,
-    /// A byte.
+    /// A byte; or nothing, where users need not.
     Eager,
 }
 

@@ -12,6 +12,7 @@ mod identities;
 mod limits;
 mod matching;
 mod multiplex;
+mod origin;
 mod pending;
 mod pool;
 mod ports;
@@ -46,6 +47,7 @@ use self::belonging::Client;
 use self::descriptors::Descriptors;
 pub use self::identities::{Identities, Status};
 pub use self::limits::Limits;
+use self::origin::{Balancers, NoHeader};
 use self::pending::Pending;
 use self::pool::Pool;
 use self::ports::{Asker, PortSet, Ports};
@@ -78,6 +80,9 @@ pub struct Config {
     pub limits: Limits,
     /// Whom the relay serves without an identity.
     pub anonymous: Anonymous,
+    /// The networks of load balancers: connections from there, to any port, must begin with a PROXY header, and what it
+    /// says stands for where they come from.
+    pub balancers: Vec<IpNet>,
     /// Whether identities may come in plain text.
     pub plain_text: bool,
     /// For TLS; without it there is plain text only.
@@ -126,6 +131,7 @@ impl Default for Config {
             threads: 1,
             limits: Limits::default(),
             anonymous: Anonymous { everyone: true, ..Anonymous::default() },
+            balancers: Vec::new(),
             plain_text: false,
             tls: None,
             identities: Identities::new([]),
@@ -239,6 +245,7 @@ struct Relay {
     /// All ports that tunnels get.
     range: PortSet,
     ports: Ports,
+    balancers: Balancers,
     /// Each leads to a user who waits for the connection that claims it.
     tickets: Names<Ticket>,
     pools: Names<Arc<Pool>>,
@@ -287,6 +294,7 @@ impl Relay {
             control_port: control.port(),
             range: config.ports.set(control.port()),
             ports: Ports::new(kept),
+            balancers: Balancers(std::mem::take(&mut config.balancers)),
             tickets: Names::default(),
             pools: Names::default(),
             pending: Pending::new(limits.pending_handshakes, limits.crowding_grace),
@@ -333,19 +341,36 @@ impl Relay {
     }
 
     fn greet(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let of_source = self.pending.of(peer.ip());
         if self.descriptors.is_last_reserve(&stream) {
             reset(stream);
             return self.refuse("descriptors", 0, peer, "the process has no room for more connections");
         }
-        if of_source >= self.limits().handshakes_per_source
-            && of_source >= self.limits().handshakes_per_source + self.waiting_behind(peer.ip())
-        {
-            reset(stream);
-            return self.refuse("handshakes_per_source", 0, peer, "too many handshakes from there are pending");
+        // Whom a balancer brings is not known yet.
+        if !self.balancers.contains(peer.ip()) && self.is_full_of(peer.ip()) {
+            return self.refuse_handshake(stream, peer);
         }
         let place = self.pending.enter(peer.ip());
         self.tasks.spawn(handshake::greet(self.clone(), stream, peer, place));
+    }
+
+    /// Whether as many handshakes from there are pending as may be.
+    fn is_full_of(&self, address: IpAddr) -> bool {
+        let (of_source, most) = (self.pending.of(address), self.limits().handshakes_per_source);
+        of_source >= most && of_source >= most + self.waiting_behind(address)
+    }
+
+    fn refuse_handshake(&self, stream: TcpStream, peer: SocketAddr) {
+        reset(stream);
+        self.refuse("handshakes_per_source", 0, peer, "too many handshakes from there are pending");
+    }
+
+    /// Counts that a balancer's connection had no header, and says why.
+    fn no_header(&self, port: u16, balancer: SocketAddr, why: &NoHeader) {
+        if let NoHeader::Closed = why {
+            return debug!(peer = %balancer, "{why}");
+        }
+        self.bite("proxy_protocol");
+        self.say(why.kind(), port, balancer, why);
     }
 
     /// Users who wait for clients from there.

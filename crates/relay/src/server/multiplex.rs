@@ -63,10 +63,10 @@ async fn end_if_silent(link: Link, standing: Arc<Standing>) {
 
 /// Takes a user from the accept to the end of its stream.
 async fn serve_user(tunnel: Arc<Tunnel>, link: Link, user: User) {
-    let User { stream: user, address, mut place, stay } = user;
+    let User { stream: user, address, beginning, mut place, stay } = user;
     let opened = tokio::select! {
         biased;
-        opened = timeout(tunnel.limits().stream_wait, link.open()) => opened,
+        opened = timeout(tunnel.limits().stream_wait, link.open_with(beginning)) => opened,
         () = aborted(&user) => return debug!(user = %address, port = tunnel.port, "user left while it waited"),
         () = place.pushed_out() => return tunnel.crowded_out(user, address),
         () = tunnel.over.cancelled() => return reset(user),

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use relay_net::pipe::{Party, pipe_at_rate};
+use relay_net::pipe::{Beginning, Party, pipe_at_rate};
 use relay_net::socket::Socket;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -49,6 +49,7 @@ pub(super) struct PoolFull;
 struct User {
     stream: TcpStream,
     address: SocketAddr,
+    beginning: Beginning,
     key: u64,
     manner: Manner,
     /// When it has waited for too long.
@@ -67,10 +68,8 @@ pub(super) async fn serve(pool: Arc<Pool>, public: PublicPort, name: Name<Arc<Po
     let mut abandoned = pin!(pool.abandoned());
     let reason = loop {
         tokio::select! {
-            tunnel::User { stream, address, place, stay } = public.accept(tunnel) => {
-                let key = lock(&pool.matching).key();
-                let until = Instant::now() + tunnel.limits().silent;
-                let user = User { stream, address, key, manner: Manner::Silent, until, place, stay };
+            user = public.accept(tunnel) => {
+                let user = pool.user(user);
                 tunnel.relay.tasks.spawn(pool.clone().serve_user(user));
             }
             () = &mut abandoned => break "it had no member for too long",
@@ -149,6 +148,16 @@ impl Pool {
             // A user who just left lets go of the seat; its member notices and sits down again.
             let _ = user.send(seat);
         }
+    }
+
+    /// A user who has just come. A member that is told where its user is takes the line for the user's first byte.
+    fn user(&self, user: tunnel::User) -> User {
+        let tunnel::User { stream, address, beginning, place, stay } = user;
+        let limits = self.tunnel.limits();
+        let (manner, wait) =
+            if self.tunnel.proxied { (Manner::Eager, limits.member_wait) } else { (Manner::Silent, limits.silent) };
+        let key = lock(&self.matching).key();
+        User { stream, address, beginning, key, manner, until: Instant::now() + wait, place, stay }
     }
 
     /// Waits with a user until there is a member for it, and gives the user to that; or until it leaves,
@@ -248,13 +257,13 @@ impl Member {
             debug!(peer = %self.peer, port = pool.tunnel.port, "member gone: it closed when its user came");
             return pool.send_back(user);
         }
-        let User { stream, address, place, stay, .. } = user;
+        let User { stream, address, beginning, place, stay, .. } = user;
         drop(place);
         let service = Party { socket: service, early: self.early };
-        let user = Party { socket: Socket::from(stream), early: Vec::new() };
+        let user = Party { socket: Socket::from(stream), early: beginning.ahead };
         let tunnel = &pool.tunnel;
-        let idle = tunnel.limits().half_closed_idle;
-        tunnel.carry(address, pipe_at_rate(user, service, &tunnel.moved, idle, tunnel.rate.clone())).await;
+        let (idle, rate) = (tunnel.limits().half_closed_idle, tunnel.rate.clone());
+        tunnel.carry(address, pipe_at_rate(user, service, &tunnel.moved, idle, rate, beginning.refuses)).await;
         drop(stay);
     }
 

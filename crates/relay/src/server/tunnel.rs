@@ -11,17 +11,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use relay_net::pipe::{End, Moved};
+use relay_net::pipe::{Beginning, End, Moved};
 use relay_net::rate::Bucket;
 use relay_net::{mux, socket};
 use relay_proto::handshake::{Code, Options, Protocol};
+use relay_proto::proxy::Version;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::belonging::Client;
 use super::identities::{Account, Counted};
+use super::origin::{self, Introductions, NoHeader, Origin};
 use super::pending::{Pending, Place};
 use super::ports::{Ask, Asker, NoPort, ReservedPort, Standing};
 use super::registry::lock;
@@ -32,6 +35,16 @@ use super::{Limits, Relay, reset};
 /// How long an older tunnel of the same identity may take to show that its client is still there: 2 s of silence,
 /// and what it takes to end it.
 const CONTEST: Duration = Duration::from_millis(2500);
+
+/// What is said of a user from elsewhere than a balancer who speaks as one.
+const NOT_LISTED: &str =
+    "a user began with a PROXY header; if it is your balancer, list its network in `proxy_protocol`";
+
+/// What is said of a user for whom there is no file descriptor.
+const NO_DESCRIPTORS: &str = "the process has no room for more users";
+
+/// What is said of a user who lost its place.
+const CROWDED: &str = "too many users wait";
 
 /// What is said of a user who was reset for the room of others.
 const STALLED: &str = "a user took no bytes while others needed the memory";
@@ -77,6 +90,7 @@ pub(super) struct PublicPort {
     listener: TcpListener,
     port: ReservedPort,
     waiting: Waiting,
+    introductions: Introductions,
 }
 
 /// The users who wait for a tunnel, which give its client's source room for as many handshakes.
@@ -111,6 +125,7 @@ impl Drop for Waiting {
 pub(super) struct User {
     pub(super) stream: TcpStream,
     pub(super) address: SocketAddr,
+    pub(super) beginning: Beginning,
     /// Among those who wait, until it is served.
     pub(super) place: Place,
     /// Until it is gone.
@@ -149,7 +164,8 @@ impl PublicPort {
             match socket::listen_alone(SocketAddr::new(relay.config.public_address, number)) {
                 Ok(listener) => {
                     port.used();
-                    return Ok(Self { listener, port, waiting: Waiting::new(relay, client) });
+                    let (waiting, introductions) = (Waiting::new(relay, client), Introductions::new());
+                    return Ok(Self { listener, port, waiting, introductions });
                 }
                 // Another program has it, or we may not have it: the next may do.
                 Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
@@ -176,12 +192,26 @@ impl PublicPort {
     /// The next user who may come in; the others are reset. Never fails; cancel safe.
     pub(super) async fn accept(&self, tunnel: &Tunnel) -> User {
         loop {
-            self.waiting.crowd.settle().await;
-            let (stream, address) = socket::accept(&self.listener).await;
+            let newcomer = async {
+                self.waiting.crowd.settle().await;
+                socket::accept(&self.listener).await
+            };
+            let (stream, origin) = tokio::select! {
+                (stream, origin, _) = self.introductions.next() => (stream, origin),
+                (stream, address) = newcomer => {
+                    if tunnel.relay.balancers.contains(address.ip()) {
+                        self.hear(tunnel, stream, address);
+                        continue;
+                    }
+                    (stream, Origin::direct(address))
+                }
+            };
+            let address = origin.address;
             match tunnel.admit(&stream, address) {
                 Ok(stay) => {
                     let place = self.waiting.crowd.enter(address.ip());
-                    return User { stream, address, place, stay };
+                    let beginning = tunnel.beginning(&stream, &origin);
+                    return User { stream, address, beginning, place, stay };
                 }
                 Err((limit, why)) => {
                     reset(stream);
@@ -189,6 +219,41 @@ impl PublicPort {
                 }
             }
         }
+    }
+
+    /// Has a balancer say whom it brings; [`accept`](Self::accept) sees the user then.
+    fn hear(&self, tunnel: &Tunnel, stream: TcpStream, balancer: SocketAddr) {
+        if tunnel.relay.descriptors.is_reserve(&stream) {
+            reset(stream);
+            return tunnel.relay.refuse("descriptors", tunnel.port, balancer, NO_DESCRIPTORS);
+        }
+        let mut place = self.waiting.crowd.enter(balancer.ip());
+        let (relay, over, port) = (tunnel.relay.clone(), tunnel.over.clone(), tunnel.port);
+        let introductions = self.introductions.sender();
+        tunnel.relay.tasks.spawn(async move {
+            let origin = tokio::select! {
+                biased;
+                origin = timeout(relay.limits().proxy_header, origin::read(&stream, balancer)) => {
+                    origin.unwrap_or(Err(NoHeader::Late))
+                }
+                () = place.pushed_out() => {
+                    reset(stream);
+                    return relay.refuse("waiting_users", port, balancer, CROWDED);
+                }
+                () = over.cancelled() => return reset(stream),
+            };
+            match origin {
+                Ok(origin) => {
+                    if let Err(mpsc::error::SendError((stream, ..))) = introductions.send((stream, origin, place)) {
+                        reset(stream);
+                    }
+                }
+                Err(why) => {
+                    reset(stream);
+                    relay.no_header(port, balancer, &why);
+                }
+            }
+        });
     }
 
     /// Waits until a newer client of the same identity wants the port. Cancel safe.
@@ -231,6 +296,8 @@ pub(super) struct Tunnel {
     pub(super) rate: Option<Arc<Bucket>>,
     pub(super) port: u16,
     pub(super) client: Client,
+    /// The client is told where each user is.
+    pub(super) proxied: bool,
     /// The client may not use the relay any more: its users are reset.
     cut: CancellationToken,
     address: SocketAddr,
@@ -275,6 +342,7 @@ impl Tunnel {
             moved: Moved::default(),
             rate: rights.bandwidth.or(relay.limits().bandwidth).map(|rate| bucket(relay, rate, port, address)),
             port,
+            proxied: options.proxy,
             cut: account.map_or_else(CancellationToken::new, |account| account.cut.clone()),
             address,
             protocol,
@@ -312,7 +380,7 @@ impl Tunnel {
             return Err(("allow", "a user from a network that is not let in"));
         }
         if self.relay.descriptors.is_reserve(stream) {
-            return Err(("descriptors", "the process has no room for more users"));
+            return Err(("descriptors", NO_DESCRIPTORS));
         }
         let room = self.room.clone().try_acquire_owned();
         let room = room.map_err(|_| ("users_per_tunnel", "the tunnel has no room for more users"))?;
@@ -326,6 +394,13 @@ impl Tunnel {
             None => None,
         };
         Ok(Stay { _room: room, _visit: visit, _counted: counted })
+    }
+
+    /// How the bytes of a user from there begin.
+    fn beginning(&self, stream: &TcpStream, origin: &Origin) -> Beginning {
+        let line = self.proxied.then(|| origin.header(stream).encode(Version::V1));
+        let refuses = self.relay.balancers.refuses().filter(|_| origin.is_direct());
+        Beginning { ahead: line.unwrap_or_default(), refuses }
     }
 
     /// Waits until the tunnel has to take no more users, for a reason of the relay's, and says which. Cancel safe.
@@ -359,6 +434,7 @@ impl Tunnel {
                 // These are the relay's own doing.
                 End::Stalled => self.relay.refuse("memory_per_session", self.port, user, STALLED),
                 End::CrowdedOut => self.relay.refuse("memory", self.port, user, STALLED),
+                End::Refused => self.relay.refuse("proxy_protocol", self.port, user, NOT_LISTED),
                 end => debug!(%user, port = self.port, "user left: {end}"),
             },
             () = self.reset() => debug!(%user, port = self.port, "user reset: the tunnel was ended"),
@@ -368,7 +444,7 @@ impl Tunnel {
     /// Resets a user who lost its place among those who wait.
     pub(super) fn crowded_out(&self, user: TcpStream, address: SocketAddr) {
         reset(user);
-        self.relay.refuse("waiting_users", self.port, address, "too many users wait");
+        self.relay.refuse("waiting_users", self.port, address, CROWDED);
     }
 
     /// Resets a user who cannot be served, and says why.

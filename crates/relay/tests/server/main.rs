@@ -11,6 +11,7 @@ mod identities;
 mod limits;
 mod multiplex;
 mod pool;
+mod proxy;
 mod secure;
 mod support;
 mod threads;

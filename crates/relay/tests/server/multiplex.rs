@@ -26,7 +26,7 @@ pub(crate) struct Frame {
     pub(crate) flags: u16,
     pub(crate) stream: u32,
     pub(crate) length: u32,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 pub(crate) fn frame(kind: u8, flags: u16, stream: u32, length: u32) -> Vec<u8> {

@@ -88,6 +88,11 @@ impl Secure {
     /// A connection under TLS to that address, which leads to the relay.
     pub(crate) async fn connect_to(&self, address: SocketAddr, client: &Arc<ClientConfig>) -> TlsStream {
         let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
+        self.over(stream, client).await
+    }
+
+    /// TLS over a connection that leads to the relay.
+    pub(crate) async fn over(&self, stream: TcpStream, client: &Arc<ClientConfig>) -> TlsStream {
         let name = ServerName::try_from("relay.test").unwrap();
         within("TLS", tls::connect(stream, client.clone(), name)).await.unwrap()
     }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a failed unwrap is a failed test")]
 
+mod proxy;
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
