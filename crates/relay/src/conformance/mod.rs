@@ -178,7 +178,8 @@ mod tests {
 
     async fn outcomes(alive: bool) -> Vec<String> {
         let mut told = Vec::new();
-        let report = run(&Fake { alive }, &CHECKS, |row| {
+        let subject = Fake { alive };
+        let report = run(&subject, &CHECKS, |row| {
             told.push(row.outcome.to_string());
             Ok(())
         });
