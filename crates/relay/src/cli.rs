@@ -128,8 +128,7 @@ fn read<P: Parser>(args: &[OsString]) -> Result<P, clap::Error> {
 
 const TEMPLATE: &str = "{about}\n\n{usage-heading} {usage}\n\n{all-args}{after-help}";
 
-/// Makes a service that nobody can reach reachable: it dials out to a relay, which
-/// opens a public port for it and pipes users through.
+/// Makes a service that nobody can reach reachable, by a public port of a relay.
 #[derive(Debug, Parser)]
 #[command(name = "relay", version, arg_required_else_help = true, max_term_width = 80, help_template = TEMPLATE)]
 #[command(disable_help_subcommand = true, subcommand_help_heading = "Commands")]

@@ -23,10 +23,11 @@ pub(super) async fn cut(relay: &Relay) -> Verdict {
             relay.ask_cut("the client", request, place).await.map_err(at(request.trim_end(), place))?;
         }
     }
-    let (_first, port, pool) = relay.pool("").await?;
+    let (mut first, port, pool) = relay.pool("").await?;
     // The first member is its user's, so that each that joins is the only one.
     let first_user = relay.user(port).await?;
     first_user.send("first").await?;
+    first.expect("first").await?;
     let join = format!("pool\n{pool}\n");
     for place in 1..join.len() {
         let mut member = relay.dial("the member").await?;
@@ -59,8 +60,10 @@ pub(super) async fn bytes_behind(relay: &Relay) -> Verdict {
         return Err(format!("{:?} instead of the answer to a ping behind the request", pong.header).into());
     }
 
-    let (_first, port, pool) = relay.pool("").await?;
-    relay.user(port).await?.send("first").await?;
+    let (mut first, port, pool) = relay.pool("").await?;
+    let first_user = relay.user(port).await?;
+    first_user.send("first").await?;
+    first.expect("first").await?;
     let member = relay.dial("the member").await?;
     member.send(format!("pool\n{pool}\nwelcome")).await?;
     relay.user(port).await?.expect("welcome").await.map_err(|seen| seen.at("bytes behind a join"))?;
