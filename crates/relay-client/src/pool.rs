@@ -290,7 +290,8 @@ mod tests {
         let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let first = TcpStream::connect(relay.local_addr().unwrap()).await.unwrap();
         let (far, _) = relay.accept().await.unwrap();
-        let pool = PoolTunnel::new(first.into(), b"hello".into(), peer, Id::from_random(1), wanted, false);
+        let named = NamedPool { id: Id::from_random(1), peer, tells: false, ends: false };
+        let pool = PoolTunnel::new(first.into(), b"hello".into(), named, wanted);
         let builder = Listener::builder(&peer.to_string()).unwrap();
         let events = builder.events();
         let (accepted, incoming) = mpsc::channel(1);

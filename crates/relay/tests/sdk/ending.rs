@@ -1,6 +1,5 @@
 //! Programs that do not care for their users.
 
-use relay_client::Protocol;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
