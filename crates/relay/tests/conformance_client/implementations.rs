@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use relay::conformance::client::Start;
 use relay_client::Protocol;
@@ -22,7 +23,12 @@ pub(crate) struct Implementation {
 }
 
 pub(crate) const ALL: &[Implementation] = &[
-    Implementation { name: "this forwarder", protocol: Protocol::Multiplex, start: || ours("multiplex"), fails: &[] },
+    Implementation {
+        name: "this forwarder",
+        protocol: Protocol::Multiplex,
+        start: || Some(ours("multiplex")),
+        fails: &[],
+    },
     Implementation {
         name: "hashicorp/yamux 2016",
         protocol: Protocol::Multiplex,
@@ -63,14 +69,14 @@ pub(crate) const ALL: &[Implementation] = &[
             ("a flood of empty frames", CUT),
         ],
     },
-    Implementation { name: "this forwarder", protocol: Protocol::Pool, start: || ours("pool"), fails: &[] },
+    Implementation { name: "this forwarder", protocol: Protocol::Pool, start: || Some(ours("pool")), fails: &[] },
     Implementation {
         name: "examples/python/pool.py",
         protocol: Protocol::Pool,
         start: || python("pool.py"),
         fails: &[],
     },
-    Implementation { name: "this forwarder", protocol: Protocol::Event, start: || ours("event"), fails: &[] },
+    Implementation { name: "this forwarder", protocol: Protocol::Event, start: || Some(ours("event")), fails: &[] },
     Implementation {
         name: "examples/python/event.py",
         protocol: Protocol::Event,
@@ -84,32 +90,36 @@ const SECOND_FIN: &[(&str, &str)] = &[("a second FIN", "the session ends")];
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-pub(crate) fn ours(mode: &str) -> Option<Start> {
+fn ours(mode: &str) -> Start {
     quietly(&[RELAY, "forward", "{echo}", "{host}:{port}", "--mode", mode])
 }
 
 fn go(version: &str, role: &str) -> Option<Start> {
     let service = built(version)?.join("service");
-    quietly(&[service.to_str()?, &format!("-role={role}"), "-echo", "{host}", "{port}"])
+    Some(quietly(&[service.to_str()?, &format!("-role={role}"), "-echo", "{host}", "{port}"]))
 }
 
 fn node() -> Option<Start> {
+    static INSTALLED: OnceLock<bool> = OnceLock::new();
     let folder = PathBuf::from(ROOT).join("peers/node");
-    have(&["node", "npm"]).then(|| {
-        let mut install = Command::new("npm");
-        install.args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(&folder);
-        assert!(install.status().unwrap().success());
-    })?;
-    quietly(&["node", folder.join("service.js").to_str()?, "{host}", "{port}"])
+    let installed = INSTALLED.get_or_init(|| {
+        have(&["node", "npm"]) && {
+            let mut install = Command::new("npm");
+            install.args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(&folder);
+            assert!(install.status().unwrap().success());
+            true
+        }
+    });
+    let service = folder.join("service.js");
+    installed.then(|| quietly(&["node", &service.to_string_lossy(), "{host}", "{port}"]))
 }
 
 fn python(example: &str) -> Option<Start> {
-    have(&["python3"]).then_some(())?;
-    quietly(&["python3", &format!("{ROOT}/examples/python/{example}"), "{host}", "{port}"])
+    have(&["python3"]).then(|| quietly(&["python3", &format!("{ROOT}/examples/python/{example}"), "{host}", "{port}"]))
 }
 
 /// A program whose complaints nobody needs.
-fn quietly(words: &[&str]) -> Option<Start> {
+fn quietly(words: &[&str]) -> Start {
     let shell = ["sh", "-c", "exec \"$@\" 2>/dev/null", "sh"];
-    Some(Start::Command(shell.iter().chain(words).map(ToString::to_string).collect()))
+    Start::Command(shell.iter().chain(words).map(ToString::to_string).collect())
 }

@@ -27,7 +27,7 @@ pub(super) const CHECKS: &[Check<Client>] = &[
 async fn together(client: &Client) -> Verdict {
     let tunnel = client.tunnel().await?;
     let mut waiting: HashSet<String> = (0..BURST).map(|_| client.id()).collect();
-    let lines: String = waiting.iter().map(|ticket| format!("{ticket}\n")).collect();
+    let lines: Vec<u8> = waiting.iter().flat_map(|ticket| [ticket.as_bytes(), b"\n"].concat()).collect();
     tunnel.control()?.send(lines).await?;
     let mut users = Vec::new();
     while !waiting.is_empty() {
