@@ -193,9 +193,9 @@ mod tests {
 
     /// Writes until the kernel takes no more and something is left unflushed; gives how much was written.
     async fn fill(dialled: &mut Dialled) -> usize {
-        let mut written = 0;
+        let (bytes, mut written) = (vec![5; 50_000], 0);
         while !dialled.socket.is_unflushed() {
-            written += within(poll_fn(|context| dialled.poll_write(context, &[5; 50_000]))).await.unwrap();
+            written += within(poll_fn(|context| dialled.poll_write(context, &bytes))).await.unwrap();
         }
         written
     }

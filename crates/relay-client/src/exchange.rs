@@ -64,6 +64,8 @@ pub(crate) struct Answered {
     pub(crate) early: Vec<u8>,
     /// It says where users are.
     pub(crate) tells: bool,
+    /// It can be told that a pool ends.
+    pub(crate) ends: bool,
 }
 
 /// Asks a relay for a tunnel. `None` if it seems to be an old one, of which too much was wanted, but nothing demanded.
@@ -72,6 +74,7 @@ pub(crate) async fn ask(socket: &Socket, reach: &Reach, asked: &Asked) -> Result
     let demand = asked.demands().next().map(|(demand, _)| demand);
     let mut exchange = Exchange { socket, reach, asked, answers: AnswerReader::default(), unread: Vec::new() };
     let mut saying = String::new();
+    let mut ends = false;
     let options = if reach.tls.is_some() || demand.is_some() || asked.addresses && !asked.is_old {
         let Some(features) = exchange.greet(identity).await? else {
             let too_old = demand.map(|demand| Error::TooOld { relay: reach.relay.clone(), demand });
@@ -80,6 +83,7 @@ pub(crate) async fn ask(socket: &Socket, reach: &Reach, asked: &Asked) -> Result
         if let Some((demand, _)) = asked.demands().find(|(_, word)| !features.contains(word)) {
             return Err(Error::TooOld { relay: reach.relay.clone(), demand });
         }
+        ends = features.contains(Features::END);
         asked.options(&features)
     } else {
         Options::default()
@@ -95,7 +99,7 @@ pub(crate) async fn ask(socket: &Socket, reach: &Reach, asked: &Asked) -> Result
         exchange.hear(AnswerReader::ok).await?;
     }
     let established = exchange.hear(|answers, input| answers.established(asked.protocol, input)).await?;
-    Ok(Some(Answered { established, early: exchange.unread, tells }))
+    Ok(Some(Answered { established, early: exchange.unread, tells, ends }))
 }
 
 impl Identity {

@@ -222,7 +222,7 @@ mod tests {
     async fn a_user_who_has_yet_to_read_is_waited_for_while_what_it_sends_is_taken() {
         let (near, mut far) = pair().await;
         let mut dialled = Dialled::new(near.into(), Vec::new());
-        let (bytes, mut written) = ([7; 65536], 0);
+        let (bytes, mut written) = (vec![7; 65536], 0);
         while let Ok(wrote) =
             timeout(Duration::from_millis(100), poll_fn(|context| dialled.poll_write(context, &bytes))).await
         {

@@ -49,35 +49,53 @@ const KEPT_EMPTY: Duration = Duration::from_secs(30);
 /// How far apart the ends of the members may arrive when the relay closes them all.
 const MOMENT: Duration = Duration::from_millis(250);
 
+/// How long a relay may take to end a pool that it was told to end.
+const END_WAIT: Duration = Duration::from_secs(1);
+
 pub(crate) struct PoolTunnel {
     first: Socket,
     /// What the first member's user sent right behind the answer.
     early: Vec<u8>,
-    /// The relay itself, whatever other addresses its name has.
-    peer: SocketAddr,
-    pool: Id,
+    pool: NamedPool,
     /// How many members there are at least.
     least: usize,
+}
+
+/// A pool, as it is known at its relay.
+#[derive(Clone)]
+pub(crate) struct NamedPool {
+    pub(crate) id: Id,
+    /// The relay itself, whatever other addresses its name has.
+    pub(crate) peer: SocketAddr,
     /// The relay says where users are.
-    tells: bool,
+    pub(crate) tells: bool,
+    /// It can be told that the pool ends.
+    pub(crate) ends: bool,
 }
 
 impl PoolTunnel {
-    pub(crate) fn new(first: Socket, early: Vec<u8>, peer: SocketAddr, pool: Id, least: usize, tells: bool) -> Self {
-        Self { first, early, peer, pool, least, tells }
+    pub(crate) fn new(first: Socket, early: Vec<u8>, pool: NamedPool, least: usize) -> Self {
+        Self { first, early, pool, least }
     }
 
     pub(crate) async fn serve(self, users: &Users) -> Option<Lost> {
+        let pool = self.pool.clone();
         tokio::select! {
-            lost = self.keep_full(users) => Some(lost),
+            lost = self.keep_full(users) => return Some(lost),
             // Idle members are dropped, and so closed.
-            () = users.closed() => None,
+            () = users.closed() => {}
         }
+        if pool.ends {
+            // A relay that is gone has no port to close.
+            let _ = timeout(END_WAIT, pool.end(&users.reach)).await;
+        }
+        None
     }
 
     /// Delivers members that users took and replaces all that end, until the relay has lost the pool.
     async fn keep_full(self, users: &Users) -> Lost {
-        let Self { first, early, peer, pool, least, tells } = self;
+        let Self { first, early, pool, least } = self;
+        let tells = pool.tells;
         let health = Arc::new(Health::default());
         let mut members = JoinSet::new();
         let idle = Idle::new(&health);
@@ -100,7 +118,7 @@ impl PoolTunnel {
                     sleep_until(next_join).await;
                     // On its own, and so not dropped half-done with the tunnel: a relay of 2017 ends itself
                     // over a connection that is closed before its line.
-                    let joined = tokio::spawn(join(served.reach.clone(), peer, pool)).await;
+                    let joined = tokio::spawn(join(served.reach.clone(), pool)).await;
                     let dial = begin.elapsed();
                     let fate = match joined {
                         Ok(Ok(member)) => wait(member, Vec::new(), Idle::new(&health), &served, tells).await,
@@ -192,9 +210,18 @@ impl Drop for Idle {
     }
 }
 
+impl NamedPool {
+    /// Has the relay close the public port: without members it would keep it, for a client that comes back.
+    async fn end(self, reach: &Reach) -> Result<(), Error> {
+        let told = reach.dial_back(self.peer, &Request::PoolEnd(self.id, None)).await?;
+        // It closes when it has understood.
+        next_bytes(&told).await.map(drop).map_err(|error| reach.failed(error))
+    }
+}
+
 /// Dials one more member.
-async fn join(reach: Reach, peer: SocketAddr, pool: Id) -> Result<Socket, Error> {
-    let member = reach.dial_back(peer, &Request::PoolJoin(pool, None)).await?;
+async fn join(reach: Reach, pool: NamedPool) -> Result<Socket, Error> {
+    let member = reach.dial_back(pool.peer, &Request::PoolJoin(pool.id, None)).await?;
     member.watch_always_reading().map_err(|error| reach.failed(error))?;
     Ok(member)
 }
@@ -263,7 +290,8 @@ mod tests {
         let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let first = TcpStream::connect(relay.local_addr().unwrap()).await.unwrap();
         let (far, _) = relay.accept().await.unwrap();
-        let pool = PoolTunnel::new(first.into(), b"hello".into(), peer, Id::from_random(1), wanted, false);
+        let named = NamedPool { id: Id::from_random(1), peer, tells: false, ends: false };
+        let pool = PoolTunnel::new(first.into(), b"hello".into(), named, wanted);
         let builder = Listener::builder(&peer.to_string()).unwrap();
         let events = builder.events();
         let (accepted, incoming) = mpsc::channel(1);

@@ -12,7 +12,7 @@ use crate::event::EventTunnel;
 use crate::exchange::{Answered, Asked, ask};
 use crate::multiplex::MultiplexTunnel;
 use crate::origin::NoLine;
-use crate::pool::PoolTunnel;
+use crate::pool::{NamedPool, PoolTunnel};
 use crate::reach::Reach;
 use crate::report::EventSender;
 use crate::{Connection, Error, RelayAddr};
@@ -94,9 +94,12 @@ impl Tunnel {
         let answered = timeout(ANSWER_WAIT, ask(&socket, reach, asked))
             .await
             .map_err(|_| Error::Silent { relay: reach.relay.clone(), waited: ANSWER_WAIT })??;
-        let Some(Answered { established, early, tells }) = answered else { return Ok(None) };
+        let Some(Answered { established, early, tells, ends }) = answered else { return Ok(None) };
         let kind = match established.pool {
-            Some(pool) => Kind::Pool(PoolTunnel::new(socket, early, peer, pool, members, tells)),
+            Some(id) => {
+                let pool = NamedPool { id, peer, tells, ends };
+                Kind::Pool(PoolTunnel::new(socket, early, pool, members))
+            }
             None if asked.protocol == Protocol::Event => Kind::Event(EventTunnel::new(socket, early, peer, tells)),
             None => Kind::Multiplex(MultiplexTunnel::new(socket, early, bbr, tells)),
         };

@@ -53,6 +53,8 @@ impl Features {
     pub const SERVICE: &str = "service";
     /// A client may say from which networks users may come.
     pub const ALLOW: &str = "allow";
+    /// A client may end its pool.
+    pub const END: &str = "end";
     /// A client may ask to be told where its users are.
     pub const PROXY: &str = "proxy";
 

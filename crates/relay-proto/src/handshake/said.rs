@@ -13,6 +13,9 @@ const AUTH: &str = "auth";
 /// The word that asks for a new tunnel where an id could stand.
 const NEW: &str = "new";
 
+/// The word before the id of a pool that is to end.
+const END: &str = "end";
+
 /// One thing that a client says. `Display` writes the lines that say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
@@ -46,6 +49,8 @@ pub enum Request {
     PoolNew,
     /// This connection is one more member of that pool.
     PoolJoin(Id, Option<Seal>),
+    /// That pool is to take no more users: its port closes, its idle members with it. Users who have a member stay.
+    PoolEnd(Id, Option<Seal>),
     /// A tunnel whose users are announced on this connection.
     EventNew,
     /// This connection is for the user who holds that ticket.
@@ -76,7 +81,7 @@ impl Request {
     pub fn protocol(&self) -> Protocol {
         match self {
             Self::Multiplex => Protocol::Multiplex,
-            Self::PoolNew | Self::PoolJoin(..) => Protocol::Pool,
+            Self::PoolNew | Self::PoolJoin(..) | Self::PoolEnd(..) => Protocol::Pool,
             Self::EventNew | Self::EventClaim(..) => Protocol::Event,
         }
     }
@@ -86,11 +91,20 @@ impl Request {
         match self {
             Self::Multiplex => writeln!(f, "{protocol}{options}"),
             Self::PoolNew | Self::EventNew => writeln!(f, "{protocol}{options}\n{NEW}"),
-            Self::PoolJoin(id, None) | Self::EventClaim(id, None) => writeln!(f, "{protocol}\n{id}"),
-            Self::PoolJoin(id, Some(Seal { count, proof })) | Self::EventClaim(id, Some(Seal { count, proof })) => {
-                writeln!(f, "{protocol}\n{id} {count} {proof}")
+            Self::PoolJoin(id, seal) | Self::EventClaim(id, seal) => {
+                writeln!(f, "{protocol}\n{id}{}", Sealed(seal.as_ref()))
             }
+            Self::PoolEnd(id, seal) => writeln!(f, "{protocol}\n{END} {id}{}", Sealed(seal.as_ref())),
         }
+    }
+}
+
+/// What stands behind an id.
+struct Sealed<'a>(Option<&'a Seal>);
+
+impl fmt::Display for Sealed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |Seal { count, proof }| write!(f, " {count} {proof}"))
     }
 }
 
@@ -183,6 +197,10 @@ impl ClientReader {
             (Next::Which(Protocol::Pool, options), _) if line == NEW => Some(Said::Request(Request::PoolNew, options)),
             (Next::Which(_, options), _) if line == NEW => Some(Said::Request(Request::EventNew, options)),
             (Next::Which(_, options), _) if options != Options::default() => return Err(HandshakeError::LateOptions),
+            (Next::Which(Protocol::Pool, options), (END, rest)) if !rest.is_empty() => {
+                let (id, seal) = sealed(rest)?;
+                Some(Said::Request(Request::PoolEnd(id, seal), options))
+            }
             (Next::Which(protocol, options), _) => {
                 let (id, seal) = sealed(line)?;
                 let of = if protocol == Protocol::Pool { Request::PoolJoin } else { Request::EventClaim };
@@ -259,6 +277,8 @@ mod tests {
             Request::PoolNew,
             Request::PoolJoin(id(), None),
             Request::PoolJoin(id(), seal()),
+            Request::PoolEnd(id(), None),
+            Request::PoolEnd(id(), seal()),
             Request::EventNew,
             Request::EventClaim(id(), None),
             Request::EventClaim(id(), seal()),
@@ -333,6 +353,7 @@ mod tests {
         assert_eq!(error(b"\xff\n"), HandshakeError::NotText);
         assert_eq!(error(b"pool\n\n"), HandshakeError::BadId);
         assert_eq!(error(b"event\na b\n"), HandshakeError::BadSeal);
+        assert_eq!(error(b"event\nend a\n"), HandshakeError::BadSeal);
         assert_eq!(error(b"event\nnew new\n"), HandshakeError::BadId);
         assert_eq!(error(b"event\na\x1bb\n"), HandshakeError::BadId);
         assert_eq!(said(b"pool\nnew", 1), Ok((vec![], vec![])));

@@ -178,8 +178,8 @@ mod tests {
 
     async fn outcomes(alive: bool) -> Vec<String> {
         let mut told = Vec::new();
-        let fake = Fake { alive };
-        let report = run(&fake, &CHECKS, |row| {
+        let subject = Fake { alive };
+        let report = run(&subject, &CHECKS, |row| {
             told.push(row.outcome.to_string());
             Ok(())
         });

@@ -13,7 +13,8 @@ use relay_net::socket::Socket;
 use relay_net::tls::{self, TlsError};
 use relay_proto::auth::{Binding, Nonce, Proof};
 use relay_proto::handshake::{
-    Answer, ClientReader, Code, Established, Features, HandshakeError, MAX_LINE, Options, Refusal, Request, Said,
+    Answer, ClientReader, Code, Established, Features, HandshakeError, Id, MAX_LINE, Options, Refusal, Request, Said,
+    Seal,
 };
 use relay_proto::identity::Name;
 use sha2::{Digest, Sha256};
@@ -42,8 +43,15 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES: usize = 64 * 1024;
 
 /// All that clients may ask for.
-const FEATURES: [&str; 6] =
-    [Features::AUTH, Features::PORT, Features::WISH, Features::SERVICE, Features::ALLOW, Features::PROXY];
+const FEATURES: [&str; 7] = [
+    Features::AUTH,
+    Features::PORT,
+    Features::WISH,
+    Features::SERVICE,
+    Features::ALLOW,
+    Features::PROXY,
+    Features::END,
+];
 
 /// Why a connection to the control port came to nothing.
 #[derive(Debug)]
@@ -238,6 +246,12 @@ enum Next {
     Claim(oneshot::Sender<Claim>),
     Pool(Arc<Pool>, PublicPort, registry::Name<Arc<Pool>>),
     Join(Arc<Pool>),
+    End(Arc<Pool>),
+}
+
+/// The pool of that name, if it is the client's.
+fn pool_of(relay: &Relay, id: &Id, seal: Option<&Seal>, secure: bool) -> Result<Arc<Pool>, Refused> {
+    relay.pools.get(id).filter(|pool| pool.client().owns(id, seal, secure)).ok_or(Refused::NoPool)
 }
 
 impl Newcomer {
@@ -363,10 +377,8 @@ impl Newcomer {
                 let ticket = relay.tickets.take_if(&id, |ticket| ticket.client.owns(&id, seal.as_ref(), secure));
                 return Ok(Next::Claim(ticket.ok_or(Refused::NoTicket)?.claimer));
             }
-            Request::PoolJoin(id, seal) => {
-                let pool = relay.pools.get(&id).filter(|pool| pool.client().owns(&id, seal.as_ref(), secure));
-                return Ok(Next::Join(pool.ok_or(Refused::NoPool)?));
-            }
+            Request::PoolJoin(id, seal) => return Ok(Next::Join(pool_of(relay, &id, seal.as_ref(), secure)?)),
+            Request::PoolEnd(id, seal) => return Ok(Next::End(pool_of(relay, &id, seal.as_ref(), secure)?)),
             Request::Multiplex | Request::EventNew | Request::PoolNew => {}
         }
         let client = self.client(relay)?;
@@ -406,6 +418,7 @@ impl Newcomer {
                     pool.tunnel().relay.say("member refused", 0, peer, &Refused::PoolFull);
                 }
             }
+            Next::End(pool) => pool.end(),
         }
     }
 

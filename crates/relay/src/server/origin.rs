@@ -166,3 +166,26 @@ impl Drop for Introductions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::super::pending::Pending;
+    use super::*;
+
+    #[tokio::test]
+    async fn who_was_introduced_to_nobody_is_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut user = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, address) = listener.accept().await.unwrap();
+        let introductions = Introductions::new();
+        let place = Pending::new(1, Duration::ZERO).enter(address.ip());
+        introductions.sender().send((stream, Origin::direct(address), place)).unwrap();
+        drop(introductions);
+        assert_eq!(user.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+}

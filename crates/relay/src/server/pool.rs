@@ -14,7 +14,7 @@ use relay_net::pipe::{Beginning, Party, pipe_at_rate};
 use relay_net::socket::Socket;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
@@ -39,6 +39,8 @@ pub(super) struct Pool {
     members: watch::Sender<usize>,
     /// A newer client of the same identity wants the port: members show whether they live.
     contested: watch::Sender<bool>,
+    /// Its client wants no more users.
+    ended: Notify,
 }
 
 /// The pool has as many idle members as it may.
@@ -72,6 +74,7 @@ pub(super) async fn serve(pool: Arc<Pool>, public: PublicPort, name: Name<Arc<Po
                 let user = pool.user(user);
                 tunnel.relay.tasks.spawn(pool.clone().serve_user(user));
             }
+            () = pool.ended.notified() => break "its client ended it",
             () = &mut abandoned => break "it had no member for too long",
             () = public.contested() => drop(pool.contested.send_replace(true)),
             reason = tunnel.ending() => break reason,
@@ -84,11 +87,16 @@ pub(super) async fn serve(pool: Arc<Pool>, public: PublicPort, name: Name<Arc<Po
 impl Pool {
     pub(super) fn new(tunnel: Arc<Tunnel>) -> Arc<Self> {
         let (members, contested) = (watch::Sender::new(0), watch::Sender::new(false));
-        Arc::new(Self { matching: Mutex::default(), members, contested, tunnel })
+        Arc::new(Self { matching: Mutex::default(), members, contested, ended: Notify::new(), tunnel })
     }
 
     pub(super) fn tunnel(&self) -> &Arc<Tunnel> {
         &self.tunnel
+    }
+
+    /// Takes no more users. Those who have a member stay.
+    pub(super) fn end(&self) {
+        self.ended.notify_one();
     }
 
     pub(super) fn client(&self) -> &Client {

@@ -145,6 +145,11 @@ fn dial_backs() -> Vec<Broken> {
         open("pool: a dead member gets nobody", |memory, way, piece| {
             outlives(memory, way, piece, &[Purpose::PoolNew, Purpose::DialBack])
         }),
+        open("pool: ends when told", |_, way, piece| match piece {
+            // The name of no pool: nothing ends.
+            Piece::Line(line) if way == Way::ToRelay => vec![Piece::Line(line.replace("end ", "end 0"))],
+            piece => vec![piece],
+        }),
     ]
 }
 

@@ -23,7 +23,7 @@ async fn an_open_relay_holds_all_that_needs_no_invite() {
     let own = Own::open().await;
     let mut not_offered = tried(&own.control.to_string()).await;
     not_offered.dedup();
-    assert_eq!(not_offered, ["port", "proxy", "identity", "tls"]);
+    assert_eq!(not_offered, ["port", "identity", "tls"]);
 }
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn a_closed_relay_holds_all_over_tls() {
     let certificate = OwnCertificate::new();
     let own = Own::closed(&certificate, false).await;
     let not_offered = tried(&certificate.invite(own.control)).await;
-    assert_eq!(not_offered, ["proxy", "proxy", "proxy", "identity"]);
+    assert_eq!(not_offered, ["identity"]);
 }
 
 #[tokio::test]
@@ -39,5 +39,5 @@ async fn a_closed_relay_that_takes_plain_text_holds_all() {
     let certificate = OwnCertificate::new();
     let own = Own::closed(&certificate, true).await;
     let not_offered = tried(&certificate.invite(own.control)).await;
-    assert_eq!(not_offered, ["proxy", "proxy", "proxy", "tls"]);
+    assert_eq!(not_offered, ["tls"]);
 }

@@ -1,6 +1,5 @@
 //! Programs that do not care for their users.
 
-use relay_client::Protocol;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -71,12 +70,7 @@ async fn a_listener_that_is_dropped_amid_accepts_lives_on_in_those_it_accepted()
         let abandoned = accept(&mut listener).await;
         drop(listener);
         drop(abandoned);
-        if way.0 == Protocol::Pool {
-            // A relay keeps the port of a pool for a while, in case its client comes back.
-            others.abort();
-        } else {
-            within("the port is freed", others).await.unwrap();
-        }
+        within("the port is freed", others).await.unwrap();
         for tell in go {
             tell.send(()).unwrap();
         }

@@ -284,6 +284,26 @@ async fn an_abandoned_pool_frees_its_port_after_the_grace() {
 }
 
 #[tokio::test]
+async fn a_client_ends_its_pool_and_live_users_stay() {
+    let relay = Relay::start(Limits::default()).await;
+    let (mut member, port, name) = relay.pool().await;
+    let mut served = user(port).await;
+    chat(&mut served, &mut member).await;
+    let mut idle = relay.join(&name).await;
+    idle.quiet().await;
+    // Who does not know the pool ends nothing.
+    relay.say("pool\nend 0123456789ABCDEF0123456789ABCDEF\n").await.gone().await;
+    let mut silent = user(port).await;
+    silent.quiet().await;
+    relay.say(&format!("pool\nend {name}\n")).await.gone().await;
+    freed(port).await;
+    idle.gone().await;
+    silent.was_reset().await;
+    relay.join(&name).await.gone().await;
+    chat(&mut served, &mut member).await;
+}
+
+#[tokio::test]
 async fn idle_members_are_bounded() {
     let relay = Relay::start(Limits { idle_members: 2, ..Limits::default() }).await;
     let (mut first, port, name) = relay.pool().await;

@@ -10,7 +10,7 @@ use relay_proto::auth::Binding;
 
 use crate::multiplex::{ACK, DATA, FIN, Forwarder, RST, WINDOW, frame};
 use crate::secure::{Line, Secure, identity, token};
-use crate::support::{Peer, Relay, SHORT, chat, is_reset, own_ports, user, within};
+use crate::support::{PATIENCE, Peer, Relay, SHORT, chat, is_reset, own_ports, user, within};
 
 /// What a client is told about a user who connected by itself.
 fn line_of(user: &Peer) -> String {
@@ -432,7 +432,7 @@ async fn clients_behind_a_balancer_count_by_their_own_address() {
 
 #[tokio::test]
 async fn connections_without_a_header_do_not_pile_up() {
-    let limits = Limits { waiting_users: 2, waiting_grace: SHORT, ..Limits::default() };
+    let limits = Limits { waiting_users: 2, waiting_grace: SHORT, proxy_header: 2 * PATIENCE, ..Limits::default() };
     let relay = behind(limits).await;
     let (mut control, port) = relay.event().await;
     let mut silent = Vec::new();

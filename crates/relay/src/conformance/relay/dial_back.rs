@@ -75,6 +75,19 @@ pub(super) async fn member_of_one(relay: &Relay) -> Verdict {
     next.expect("answer").await
 }
 
+pub(super) async fn ended_pool(relay: &Relay) -> Verdict {
+    let (mut member, port, name) = relay.pool("").await?;
+    let mut user = relay.user(port).await?;
+    user.send("question").await?;
+    member.expect("question").await?;
+    let mut idle = relay.join(&name).await?;
+    relay.join(&format!("end {name}")).await?.end().await?;
+    freed(relay, port).await?;
+    idle.end().await?;
+    member.send("answer").await?;
+    user.expect("answer").await
+}
+
 pub(super) async fn dead_member(relay: &Relay) -> Verdict {
     let (first, port, name) = relay.pool("").await?;
     let mut second = relay.join(&name).await?;

@@ -63,6 +63,7 @@ const YAMUX: &str = "6. Yamux";
 const BEYOND: &str = "7. Beyond the original: `relay/1`";
 const IDENTITIES: &str = "8. Identities";
 const TLS: &str = "9. TLS";
+const ADDRESSES: &str = "10. The user's address";
 
 /// All checks of a relay.
 pub const CHECKS: &[Check<Relay>] = &[
@@ -132,6 +133,7 @@ pub const CHECKS: &[Check<Relay>] = &[
     ),
     check!("pool: a member is one user's", POOL, "Else users read each other's bytes.", dial_back::member_of_one),
     check!("pool: a dead member gets nobody", POOL, "A user given to it is lost.", dial_back::dead_member),
+    check!("pool: ends when told", POOL, "Else users wait for a client that is gone.", dial_back::ended_pool, needs "end"),
     check!("yamux: ids are odd and grow", YAMUX, "libp2p ends a session at a wrong one.", yamux::ids),
     check!("yamux: the window is kept", YAMUX, "Every peer ends a session at a byte too many.", yamux::window),
     check!("yamux: pings are answered", YAMUX, "hashicorp's ends a session after 10 s without.", yamux::pings),
@@ -153,9 +155,9 @@ pub const CHECKS: &[Check<Relay>] = &[
     check!("wish", BEYOND, "Users know the port from before.", extensions::wish, needs "wish"),
     check!("service", BEYOND, "Users know the port from before.", extensions::service, needs "service"),
     check!("allow", BEYOND, "Who is not let in must not reach the service.", extensions::allow, needs "allow"),
-    check!("proxy: multiplex", BEYOND, "The service learns who its user is.", proxy::multiplex, needs "proxy"),
-    check!("proxy: pool", BEYOND, "It tells a member that it has a user.", proxy::pool, needs "proxy"),
-    check!("proxy: event", BEYOND, "The service learns who its user is.", proxy::event, needs "proxy"),
+    check!("proxy: multiplex", ADDRESSES, "The service learns who its user is.", proxy::multiplex, needs "proxy"),
+    check!("proxy: pool", ADDRESSES, "It tells a member that it has a user.", proxy::pool, needs "proxy"),
+    check!("proxy: event", ADDRESSES, "The service learns who its user is.", proxy::event, needs "proxy"),
     check!("identity: multiplex, as written", IDENTITIES, "Clients prove themselves just so.", transcripts::identity, needs INVITED),
     check!("identity: event, as written", IDENTITIES, "Clients prove themselves just so.", transcripts::event_identity, needs INVITED),
     check!("identity: sealed, as written", IDENTITIES, "In plain text a ticket can be overheard.", transcripts::event_sealed, needs PLAIN),
