@@ -1,5 +1,5 @@
 //! Somebody in the middle of TLS can end a connection, but not have that look like its end: examples tell a FIN without
-//! close_notify from one with it.
+//! `close_notify` from one with it.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

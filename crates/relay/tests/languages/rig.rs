@@ -26,7 +26,9 @@ pub(crate) fn is_a_web_service((mut example, at): Started, greeting: impl Fn(Soc
     assert_eq!(page, greeting(from));
     user.post(1, 5 * MIB);
     let users: Vec<_> = (2..32).map(|seed| thread::spawn(move || user.post(seed, 100_000))).collect();
-    users.into_iter().for_each(|user| user.join().unwrap());
+    for user in users {
+        user.join().unwrap();
+    }
     example.assert_runs();
 }
 

@@ -275,7 +275,8 @@ impl Client {
             let line = peer.line().await?;
             match words(&line)[..] {
                 ["new"] => {}
-                [id] => request.id = Some(id.to_owned()),
+                // With an identity in plain text it is sealed, by two words more.
+                [id] | [id, _, _] => request.id = Some(id.to_owned()),
                 _ => return Err(peer.seen(format_args!("the line {line:?} instead of \"new\" or an id"))),
             }
         }
