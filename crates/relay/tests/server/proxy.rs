@@ -30,7 +30,7 @@ struct Tunnel {
 impl Tunnel {
     async fn open(relay: &Relay, protocol: &str) -> Self {
         let mut control = relay.say("relay/1\n").await;
-        assert_eq!(control.line().await, "relay/1 auth port wish service allow proxy");
+        assert_eq!(control.line().await, "relay/1 auth port wish service allow proxy end");
         let new = if protocol == "multiplex" { "" } else { "new\n" };
         control.send(format!("{protocol} proxy=v1\n{new}")).await;
         let port = control.line().await.parse().unwrap();
