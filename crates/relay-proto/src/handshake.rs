@@ -146,7 +146,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(conversations, 21);
+        assert_eq!(conversations, 23);
     }
 
     #[test]
