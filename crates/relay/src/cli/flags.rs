@@ -235,8 +235,8 @@ ports are kept for a while.
 
 Example: relay conformance relay localhost:7000")]
 pub struct ConformanceRelayFlags {
-    /// HOST[:PORT] for one that serves everyone, or an invite
-    #[arg(value_parser = Quiet(relay))]
+    /// The relay.
+    #[arg(value_parser = Quiet(relay), help = "HOST[:PORT] for one that serves everyone, or an invite")]
     pub relay: Relay,
 }
 
