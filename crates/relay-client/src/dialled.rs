@@ -22,13 +22,15 @@ pub(crate) struct Dialled {
     early: VecDeque<u8>,
     /// How it failed: the kernel tells only once, and to reads after that it looks like an end.
     failed: Option<io::ErrorKind>,
+    /// The kernel has our end. To send it once more fails as soon as the peer's has come too.
+    ended: bool,
     flusher: Flusher,
 }
 
 impl Dialled {
     pub(crate) fn new(socket: Socket, early: Vec<u8>) -> Self {
         socket.reset_on_close();
-        Self { socket: socket.into(), early: early.into(), failed: None, flusher: Flusher::default() }
+        Self { socket: socket.into(), early: early.into(), failed: None, ended: false, flusher: Flusher::default() }
     }
 
     /// The same for a pipe, which flushes by itself.
@@ -85,6 +87,11 @@ impl Dialled {
     }
 
     fn wrote(&mut self, written: io::Result<usize>) -> Poll<io::Result<usize>> {
+        let written = written.map_err(|error| match error.kind() {
+            // The user aborted, which somebody has met before, or behind its end.
+            io::ErrorKind::BrokenPipe if !self.ended => io::ErrorKind::ConnectionReset.into(),
+            _ => error,
+        });
         self.note(&written);
         // Nobody else may ever come back for it.
         if self.socket.is_unflushed() {
@@ -105,9 +112,13 @@ impl Dialled {
     }
 
     pub(crate) fn poll_shutdown(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
         let shut = ready!(self.socket.poll_shutdown(context));
         self.note(&shut);
         if shut.is_ok() {
+            self.ended = true;
             self.socket.deliver_on_close();
         }
         Poll::Ready(shut)
@@ -258,6 +269,50 @@ mod tests {
             assert_eq!((read, dialled.socket.is_unflushed()), (written, false));
             if ends {
                 assert_eq!(within(far.read(&mut [0])).await.unwrap(), 0);
+            }
+        }
+    }
+
+    async fn pair() -> (Dialled, Socket) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Dialled::new(near.into(), vec![]), listener.accept().await.unwrap().0.into())
+    }
+
+    #[tokio::test]
+    async fn to_end_once_more_does_no_harm_when_the_user_has_ended_too() {
+        for (mut dialled, far) in [pair().await, over_tls().await] {
+            far.shutdown_write().unwrap();
+            for _ in 0..2 {
+                within(poll_fn(|context| dialled.poll_shutdown(context))).await.unwrap();
+                assert_eq!(read(&far, 1).await, 0);
+                within(far.flushed()).await.unwrap();
+            }
+            let mut space = [0; 4];
+            let mut buffer = ReadBuf::new(&mut space);
+            within(poll_fn(|context| dialled.poll_read(context, &mut buffer))).await.unwrap();
+            assert!(buffer.filled().is_empty());
+            let written = within(poll_fn(|context| dialled.poll_write(context, b"x"))).await;
+            assert_eq!(written.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        }
+    }
+
+    #[tokio::test]
+    async fn to_write_to_a_user_who_has_aborted_is_a_reset_however_often() {
+        for ends in [false, true] {
+            for (mut dialled, far) in [pair().await, over_tls().await] {
+                if ends {
+                    far.shutdown_write().unwrap();
+                    let mut buffer = [0; 4];
+                    let mut buffer = ReadBuf::new(&mut buffer);
+                    within(poll_fn(|context| dialled.poll_read(context, &mut buffer))).await.unwrap();
+                }
+                far.abort();
+                within(dialled.socket.aborted()).await;
+                for _ in 0..3 {
+                    let written = within(poll_fn(|context| dialled.poll_write(context, b"x"))).await;
+                    assert_eq!(written.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+                }
             }
         }
     }

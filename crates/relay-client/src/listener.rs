@@ -13,8 +13,8 @@ use crate::{Builder, Connection, Error, Events, Relay, RelayAddr};
 
 /// Takes the users of a tunnel, which it keeps up.
 ///
-/// Dropping it takes no new users and frees the public port (in [`Protocol::Pool`](crate::Protocol::Pool), which has no
-/// word for that, the relay does so half a minute after the last user has left); those who wait to be accepted are
+/// Dropping it takes no new users and frees the public port (in [`Protocol::Pool`](crate::Protocol::Pool), for which old
+/// relays have no word, those do so half a minute after the last user has left); those who wait to be accepted are
 /// reset, accepted connections live on.
 #[derive(Debug)]
 pub struct Listener {

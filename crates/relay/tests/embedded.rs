@@ -89,10 +89,7 @@ async fn ends(protocol: Protocol, close: impl AsyncFnOnce(Listener) -> Option<Li
 
     let left = close(listener).await;
     within("an end", handle.closed()).await.unwrap();
-    // A relay keeps the port of an empty pool for a while.
-    if protocol != Protocol::Pool {
-        freed(&address).await;
-    }
+    freed(&address).await;
     if let Some(mut listener) = left {
         assert!(matches!(within("an end", listener.accept()).await, Err(Error::Closed)));
     }

@@ -119,7 +119,11 @@ impl Stream {
         loop {
             let cause = self.slot.inbox().cause;
             match cause {
-                Some(cause) => return cause,
+                Some(cause) => {
+                    // Others may wait too.
+                    self.slot.down.notify_one();
+                    return cause;
+                }
                 None => self.slot.down.notified().await,
             }
         }

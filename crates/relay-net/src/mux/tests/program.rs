@@ -186,6 +186,15 @@ async fn a_drop_without_an_end_is_a_reset_for_whoever_waits() {
 }
 
 #[tokio::test]
+async fn a_reset_is_told_to_all_who_wait_for_it() {
+    let path = Path::new(Config::default(), false).await;
+    let (user, service) = path.stream().await;
+    let told = async { tokio::join!(user.was_reset(), user.was_reset(), user.was_reset()) };
+    within(async { tokio::join!(told, async { drop(service) }) }).await;
+    within(user.was_reset()).await;
+}
+
+#[tokio::test]
 async fn a_link_that_is_lost_is_a_reset() {
     for secure in SECURE {
         let path = Path::new(Config::default(), secure).await;
