@@ -89,7 +89,13 @@ async fn unknown_features(client: &Client) -> Verdict {
 }
 
 async fn unknown_error(client: &Client) -> Verdict {
-    client.begin().await?;
+    if client.offers(RECONNECTS) {
+        // It may tell the first failure to whom has started it.
+        let mut tunnel = client.tunnel().await?;
+        tunnel.user().await?.is_served("hello").await?;
+    } else {
+        client.begin().await?;
+    }
     let (peer, _) = client.asks(&GREETING).await?;
     peer.send("error moonrise come back when the moon is up\n").await?;
     drop(peer);
