@@ -22,7 +22,7 @@ function abort(socket) {
   else socket.resetAndDestroy();
 }
 
-const server = net.createServer((user) => {
+const server = net.createServer({ allowHalfOpen: true }, (user) => {
   const service = net.connect({ host: 'localhost', port, allowHalfOpen: true });
   // Each direction has its end; should anything fail, both ends see an abort.
   user.pipe(service).pipe(user);

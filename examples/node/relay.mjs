@@ -81,6 +81,8 @@ class Tunnel extends EventEmitter {
   close() {
     this.#closed = true;
     for (const socket of this.#idle) socket.destroy();
+    // A pool keeps its port for some time without members, unless it is told to end.
+    if (this.#protocol === 'pool') this.relay.endPool();
   }
 
   async #run(link) {
@@ -103,8 +105,13 @@ class Tunnel extends EventEmitter {
       await sleep(pause * (0.5 + Math.random() / 2));
       if (this.#closed) return;
       try {
-        return await this.relay.open(this.#protocol);
+        const link = await this.relay.open(this.#protocol);
+        if (!this.#closed) return link;
+        link.destroy();
+        if (this.#protocol === 'pool') this.relay.endPool();
+        return;
       } catch (error) {
+        if (this.#closed) return;
         reason = error;
       }
     }
@@ -116,7 +123,7 @@ class Tunnel extends EventEmitter {
       for (;;) {
         const ticket = await answer(link);
         // One user's trouble is not the others'.
-        this.relay.dial(`event\n${ticket}\n`).then((user) => this.#serve(user)).catch(() => {});
+        this.relay.dial(`event\n${ticket}\n`).then((user) => this.#serve(user), () => {});
       }
     } finally {
       this.#idle.delete(link);
@@ -135,9 +142,10 @@ class Tunnel extends EventEmitter {
       try {
         member ??= await this.relay.dial(`pool\n${this.relay.pool}\n`);
         this.#idle.add(member);
+        if (this.#closed) throw new Error('closed');
         if (!(await readable(member))) throw new Error('the relay has closed a member');
         refused = 0;
-        this.#serve(member).catch(() => {});
+        this.#serve(member);
       } catch (error) {
         member?.destroy();
         reason = error;
@@ -154,8 +162,9 @@ class Tunnel extends EventEmitter {
   async #serve(user) {
     let remoteAddress, remotePort, remoteFamily;
     if (this.relay.knowsUsers) {
-      const words = ((await within(EXCHANGE, line(user), user)) ?? '').split(/\s+/);
-      if (words[0] !== 'PROXY') return user.destroy();
+      const said = await within(EXCHANGE, line(user), user).catch(() => {});
+      const words = (said ?? '').split(/\s+/);
+      if (words[0] !== 'PROXY' || words.length < 2) return user.destroy();
       if (words[1] !== 'UNKNOWN') {
         [remoteFamily, remoteAddress, remotePort] = [words[1].replace('TCP', 'IPv'), words[2], Number(words[4])];
       }
@@ -163,6 +172,7 @@ class Tunnel extends EventEmitter {
     for (const [name, value] of Object.entries({ remoteAddress, remotePort, remoteFamily })) {
       Object.defineProperty(user, name, { value });
     }
+    user.allowHalfOpen = this.#server.allowHalfOpen; // As it is for users who come without a relay.
     this.#server.emit('connection', user);
   }
 }
@@ -173,7 +183,7 @@ class Relay {
     const found = where.trim().replace(/^['"]|['"]$/g, '').match(WHERE)?.groups;
     if (!found || (found.pin && !found.name)) throw new TypeError('neither an invite that I understand nor HOST:PORT');
     Object.assign(this, { name: found.name, token: Buffer.from(found.token ?? '', 'base64url'), pin: found.pin });
-    Object.assign(this, { host: found.v6 ?? found.host, port: Number(found.port ?? 7000), old: false });
+    Object.assign(this, { host: found.v6 ?? found.host, port: Number(found.port ?? 7000) });
   }
 
   /** A connection on which `text` was said. */
@@ -201,18 +211,23 @@ class Relay {
     return socket;
   }
 
-  /** A connection and what the relay can do: nothing if it is an old one, which does not answer, or closes. */
+  /**
+   * A connection and what the relay can do: nothing if it is an old one, which does not answer, or closes. One that has
+   * answered before is none.
+   */
   async greet() {
-    while (!this.old) {
+    if (!this.old) {
       const link = await this.dial('relay/1\n');
       const greeting = await within(this.name ? EXCHANGE : OLD_RELAY, line(link), link).catch((error) => {
         if (error.code !== 'ETIMEDOUT' || this.name) throw error;
       });
       const [word, ...features] = (greeting ?? '').split(/\s+/);
-      if (word === 'relay/1') return [link, features];
+      if (word === 'relay/1') {
+        this.old = false;
+        return [link, features];
+      }
       link.destroy();
-      if (greeting || this.name) throw new Error('that is no relay');
-      this.old = true;
+      if (greeting || this.name || this.old === false) throw new Error('that is no relay, or it does not answer');
     }
     return [await this.dial(''), []];
   }
@@ -224,6 +239,11 @@ class Relay {
       link.destroy();
       throw error;
     });
+  }
+
+  /** The port is free at once, and users who have a member keep it. */
+  endPool() {
+    if (this.knowsEnd) this.dial(`pool\nend ${this.pool}\n`).then((socket) => socket.resume().end(), () => {});
   }
 
   async #request(link, features, protocol) {
@@ -238,8 +258,12 @@ class Relay {
     const service = this.name && !wish && features.includes('service') ? ` service=${SERVICE}` : '';
     link.write(`${protocol}${proxy}${wish}${service}\nnew\n`);
     if (this.name && (await answer(link)) !== 'ok') throw new Error('that is no relay');
-    this.publicPort = Number(await answer(link));
+    const port = await answer(link);
+    if (!/^[0-9]{1,5}$/.test(port)) throw new Error('that is no relay');
+    this.publicPort = Number(port);
     if (protocol === 'pool') this.pool = await answer(link);
+    this.old ??= true;
+    this.knowsEnd = features.includes('end');
     return link;
   }
 }

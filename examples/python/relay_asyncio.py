@@ -13,6 +13,7 @@ but Python 3.11. It speaks the relay's event protocol; docs/PROTOCOL.md specifie
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -80,6 +81,16 @@ def prove(token, name, nonce, binding):
     client_key = mac(token, b"relay/1 client key")
     verifier = hashlib.sha256(client_key).digest()
     return bytes(a ^ b for a, b in zip(client_key, mac(verifier, message)))
+
+
+@contextlib.asynccontextmanager
+async def patience(seconds=EXCHANGE):
+    """Fails when what is in it takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise TimeoutError("the relay does not answer") from error
 
 
 async def read_line(reader):
@@ -245,7 +256,7 @@ class Relay:
             raise ValueError("neither an invite that I understand nor HOST:PORT")
         self.name, self.token, self.pin = found["name"], decode(found["token"] or ""), found["pin"]
         self.host, self.port = found["v6"] or found["host"], int(found["port"] or 7000)
-        self.old, self.knows_users, self.public = False, False, None
+        self.old, self.knows_users, self.public = None, False, None  # Old or not: None until we know.
         self.context, self.asked = None, self.host
         if self.name:
             self.context = ssl.create_default_context()
@@ -262,7 +273,7 @@ class Relay:
         reader = asyncio.StreamReader()
         streams = asyncio.StreamReaderProtocol(reader)
         outer = Tls(self.context, self.asked, streams) if self.context else streams
-        async with asyncio.timeout(EXCHANGE):
+        async with patience():
             transport, _ = await loop.create_connection(lambda: outer, self.host, self.port)
             try:
                 keep_alive(transport.get_extra_info("socket"))
@@ -277,12 +288,13 @@ class Relay:
                 raise
 
     async def greet(self):
-        """A connection, and what the relay can do: nothing if it is an old one, which does not answer, or closes."""
-        while not self.old:
+        """A connection, and what the relay can do: nothing if it is an old one, which does not answer, or closes. One that
+        has answered before is none."""
+        if not self.old:
             reader, writer = await self.dial()
             writer.write(b"relay/1\n")
             try:
-                async with asyncio.timeout(EXCHANGE if self.name else OLD_RELAY):
+                async with patience(EXCHANGE if self.name else OLD_RELAY):
                     greeting = await read_line(reader)
             except TimeoutError:
                 greeting = ""
@@ -291,18 +303,18 @@ class Relay:
                 raise
             match greeting.split():
                 case ["relay/1", *features]:
+                    self.old = False
                     return reader, writer, features
             writer.close()
-            if greeting or self.name:
+            if greeting or self.name or self.old is False:
                 raise ConnectionError("that is no relay, or it does not answer")
-            self.old = True
         return *await self.dial(), []
 
     async def open_tunnel(self):
         """A new tunnel's control connection. The public port is that of the last one, where possible."""
         reader, writer, features = await self.greet()
         try:
-            async with asyncio.timeout(EXCHANGE):
+            async with patience():
                 if self.name:
                     writer.write(f"auth {self.name}\n".encode())
                     nonce = decode(await answer(reader))
@@ -318,6 +330,7 @@ class Relay:
                 if self.name and await answer(reader) != "ok":
                     raise ConnectionError("that is no relay")
                 self.public = int(await answer(reader))
+            self.old = self.old is not False
             return reader, writer
         except ValueError as error:  # No number, or no nonce.
             abort(writer)
@@ -332,7 +345,7 @@ class Relay:
         try:
             writer.write(f"event\n{ticket}\n".encode())
             if self.knows_users:
-                async with asyncio.timeout(EXCHANGE):
+                async with patience():
                     match (await read_line(reader)).split():
                         case ["PROXY", "TCP4" | "TCP6", user, public, user_port, public_port]:
                             writer.peername, writer.sockname = (user, int(user_port)), (public, int(public_port))

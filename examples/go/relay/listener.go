@@ -11,8 +11,10 @@ package relay
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"math/rand/v2"
 	"net"
@@ -28,6 +30,7 @@ type Listener struct {
 	serve    func(*Listener, *link) error // Brings users until the tunnel ends, and closes it.
 	users    chan net.Conn
 	public   atomic.Pointer[string] // The public port.
+	farewell atomic.Pointer[string] // What the relay is told at the end, by a connection of its own.
 	// Done when nobody is to be accepted any more; its cause is why.
 	ctx context.Context
 	end context.CancelCauseFunc
@@ -116,7 +119,21 @@ func (l *Listener) Accept() (net.Conn, error) {
 // Close frees the public port. Users that were accepted live on.
 func (l *Listener) Close() error {
 	l.end(net.ErrClosed)
+	l.sayFarewell()
 	return nil
+}
+
+func (l *Listener) sayFarewell() {
+	words := l.farewell.Swap(nil)
+	if words == nil {
+		return
+	}
+	if connection, err := l.relay.dial(); err == nil {
+		defer connection.Close()
+		connection.SetDeadline(time.Now().Add(time.Second))
+		fmt.Fprint(connection, *words)
+		io.Copy(io.Discard, connection) // The relay closes it when it has done so.
+	}
 }
 
 // Addr is where users come.
@@ -151,6 +168,22 @@ func (u *user) CloseWrite() error {
 		return connection.CloseWrite()
 	}
 	return u.Conn.Close()
+}
+
+// Close goes on to read for a while, beside us. Under TLS the user's end is bytes, too, and closing a connection ahead of
+// bytes resets it.
+func (u *user) Close() error {
+	secure, ok := u.Conn.(*tls.Conn)
+	if !ok {
+		return u.Conn.Close()
+	}
+	secure.SetDeadline(time.Now().Add(patience))
+	err := secure.CloseWrite()
+	go func() {
+		io.Copy(io.Discard, secure)
+		secure.Close()
+	}()
+	return err
 }
 
 // Abort ends with a RST, which nobody takes for the end of what was to be said.

@@ -13,6 +13,15 @@ const members = 8
 // an open relay.
 func ListenPool(where string) (*Listener, error) {
 	return listen(where, "pool", func(l *Listener, link *link) error {
+		// A pool keeps its port for some time without members, unless it is told to end.
+		l.farewell.Store(nil)
+		if link.ends {
+			words := fmt.Sprintf("pool\nend %s\n", link.pool)
+			l.farewell.Store(&words)
+		}
+		if l.ctx.Err() != nil {
+			l.sayFarewell()
+		}
 		gone := make(chan error)
 		go func() { gone <- l.keepMember(link, newUser(link.Conn, link.reader)) }()
 		for range members - 1 {

@@ -19,7 +19,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -34,7 +33,8 @@ type relay struct {
 	name       string // Empty for a relay that is open to everybody: in plain text.
 	token, pin []byte
 	tls        *tls.Config
-	old        atomic.Bool // It did not answer a greeting.
+	old        bool // It did not answer a greeting, and served us without.
+	answered   bool // It has answered one.
 }
 
 var where = regexp.MustCompile(`^(?:relay://([a-z0-9][a-z0-9._-]{0,62}):([A-Za-z0-9_-]{43})@)?` +
@@ -123,6 +123,7 @@ type link struct {
 	reader       *bufio.Reader
 	public, pool string
 	proxy        bool // Each user's connection begins with a line of PROXY protocol.
+	ends         bool // The relay ends a pool when told to.
 }
 
 func (l *link) Read(p []byte) (int, error) { return l.reader.Read(p) }
@@ -147,15 +148,16 @@ func (l *link) line() (string, error) {
 	return text, nil
 }
 
-// greet gives a connection and what the relay can do: nothing if it is an old one, which does not answer, or closes.
+// greet gives a connection and what the relay can do: nothing if it is an old one, which does not answer, or closes. One
+// that has answered before is none.
 func (r *relay) greet() (*link, []string, error) {
-	for {
+	for old := r.old; ; old = true {
 		connection, err := r.dial()
 		if err != nil {
 			return nil, nil, err
 		}
 		link := &link{Conn: connection, reader: newReader(connection)}
-		if r.old.Load() {
+		if old {
 			return link, nil, nil
 		}
 		if r.name == "" {
@@ -166,15 +168,15 @@ func (r *relay) greet() (*link, []string, error) {
 		link.say("relay/1")
 		answer, err := link.line()
 		if features := strings.Fields(answer); len(features) > 0 && features[0] == "relay/1" {
+			r.answered = true
 			return link, features[1:], nil
 		}
 		link.Close()
 		if err == nil {
 			return nil, nil, errNoRelay
-		} else if r.name != "" || !errors.Is(err, errClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
+		} else if r.name != "" || r.answered || !errors.Is(err, errClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil, nil, err
 		}
-		r.old.Store(true)
 	}
 }
 
@@ -190,6 +192,7 @@ func (r *relay) open(protocol, wish string) (*link, error) {
 		return nil, err
 	}
 	link.SetDeadline(time.Time{})
+	r.old = !r.answered
 	return link, nil
 }
 
@@ -211,6 +214,7 @@ func (r *relay) request(link *link, features []string, protocol, wish string) (e
 	if link.proxy = slices.Contains(features, "proxy"); link.proxy {
 		request += " proxy=v1"
 	}
+	link.ends = slices.Contains(features, "end")
 	if wish != "" && slices.Contains(features, "wish") {
 		request += " wish=" + wish
 	} else if r.name != "" && slices.Contains(features, "service") {

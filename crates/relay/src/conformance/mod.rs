@@ -26,13 +26,19 @@ use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
+
+use self::peer::PATIENCE;
 
 pub use report::{Outcome, Report, Row};
 
 /// How long one check may take in all: many times what the slowest needs on a path of 200 ms, so only what hangs is
 /// cut off.
 pub const CHECK_WAIT: Duration = Duration::from_mins(2);
+
+/// So many checks in a row that fail for want of an answer are enough: each further one would wait as long. A subject
+/// with a fault that many checks meet still answers one of them before.
+const MOST_IN_VAIN: usize = 8;
 
 /// What was seen instead of what the protocol says, as a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,10 +124,13 @@ pub async fn run<'a, S: Subject + 'a>(
 ) -> io::Result<Report> {
     let mut report = Report::default();
     let mut alive = true;
+    let mut in_vain = 0;
     for check in checks {
+        let begin = Instant::now();
         let outcome = match check.needs {
             Some(word) if !subject.offers(word) => Outcome::NotOffered(word),
             _ if !alive => Outcome::Fails("the subject is gone since the failure before".into()),
+            _ if in_vain == MOST_IN_VAIN => Outcome::Fails("not tried, as the subject does not answer".into()),
             _ => match timeout(CHECK_WAIT, (check.run)(subject)).await {
                 Ok(Ok(())) => Outcome::Holds,
                 Ok(Err(seen)) => Outcome::Fails(seen),
@@ -130,6 +139,11 @@ pub async fn run<'a, S: Subject + 'a>(
         };
         if alive && matches!(outcome, Outcome::Fails(_)) {
             alive = timeout(CHECK_WAIT, subject.is_alive()).await.unwrap_or(false);
+        }
+        match outcome {
+            Outcome::Holds => in_vain = 0,
+            Outcome::Fails(_) if begin.elapsed() >= PATIENCE => in_vain += 1,
+            _ => {}
         }
         let row = Row { name: check.name, section: check.section, why: check.why, outcome };
         tell(&row)?;
@@ -190,6 +204,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_check_ends_and_what_is_not_offered_is_not_tried() {
         assert_eq!(outcomes(true).await, ["holds", "not offered", "FAILS", "FAILS", "holds"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subject_that_never_answers_is_given_up() {
+        let checks = std::iter::repeat_n(&check!("mute", "1. The exchange", "why", hangs), 100);
+        let begin = Instant::now();
+        let report = run(&Fake { alive: true }, checks, |_| Ok(())).await.unwrap();
+        assert_eq!(report.failures(), 100);
+        assert!(begin.elapsed() < 9 * CHECK_WAIT);
     }
 
     #[tokio::test(start_paused = true)]

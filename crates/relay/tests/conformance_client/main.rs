@@ -53,6 +53,19 @@ fn our_forwarder_passes() {
     }
 }
 
+/// It tells whom has started it the first failure, and comes back after later ones.
+#[test]
+fn the_example_in_python_passes() {
+    if !support::have(&["python3"]) {
+        return;
+    }
+    let mut kit = Command::new(support::RELAY);
+    kit.args(["conformance", "client", "--mode", "event", "--", "python3", &support::example("python/forward.py")]);
+    let output = kit.args(["{host}:{port}", "{echo}"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && !said.contains("FAILS"), "{}\n{said}", output.status);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_keeps_to_the_protocol_passes() {
     for protocol in PROTOCOLS {

@@ -52,3 +52,28 @@ fn forwarders_to_a_service_that_speaks_first() {
         rig::speaks_first(forward("pool"));
     }
 }
+
+/// Its server is one as Node makes it by default: it ends when the user has.
+#[test]
+fn close_frees_the_port() {
+    if support::have(&["node"]) {
+        for protocol in ["Event", "Pool"] {
+            let program = format!(
+                r"import net from 'node:net';
+                const {{ relay{protocol} }} = await import(process.argv[1]);
+                const server = net.createServer((user) => {{
+                    tunnel.close();
+                    user.on('data', (data) => user.write(data));
+                }});
+                const tunnel = await relay{protocol}(server, process.argv[2]);
+                console.log('reachable at', tunnel.address);
+                setInterval(() => {{}}, 1000);"
+            );
+            rig::closes(|relay| {
+                let mut command = Command::new("node");
+                command.args(["--input-type=module", "-e", &program, &support::example("node/relay.mjs"), relay]);
+                command
+            });
+        }
+    }
+}

@@ -1,11 +1,12 @@
 //! What every example must do, by what it claims.
 
-use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::support::{self, MIB, Program, TempDir, User};
+use crate::support::{self, MIB, PATIENCE, Program, TempDir, User};
 
 /// An example, with the address at which users reach it.
 type Started = (Program, SocketAddr);
@@ -104,6 +105,27 @@ pub(crate) fn speaks_first(start: impl Fn(&str, &str) -> Command) {
     let (_relay, port) = support::relay();
     let (_example, at) = support::reachable(&mut start(&format!("localhost:{port}"), &service));
     User::of(at).is_greeted("welcome");
+}
+
+/// A server that takes one user, closes, and echoes then: its public port is free, and the user stays to the end.
+pub(crate) fn closes(start: impl Fn(&str) -> Command) {
+    let (_relay, port) = support::relay();
+    let (mut example, at) = support::reachable(&mut start(&format!("localhost:{port}")));
+    let mut user = TcpStream::connect(at).unwrap();
+    user.set_read_timeout(Some(PATIENCE)).unwrap();
+    user.write_all(b"hello").unwrap();
+    user.read_exact(&mut [0; 5]).unwrap();
+    let closed = Instant::now();
+    while TcpStream::connect(at).is_ok() {
+        assert!(closed.elapsed() < Duration::from_secs(5), "the public port is still open");
+        thread::sleep(Duration::from_millis(100));
+    }
+    user.write_all(b"again").unwrap();
+    user.shutdown(Shutdown::Write).unwrap();
+    let mut rest = String::new();
+    user.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "again");
+    example.assert_runs();
 }
 
 /// An example says what is wrong with an invite that is not quite right, and does nothing more.
