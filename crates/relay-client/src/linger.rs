@@ -109,6 +109,7 @@ mod tests {
     use relay_net::socket::Socket;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
+    #[cfg(target_os = "linux")]
     use tokio::time::sleep;
     use tokio_util::task::TaskTracker;
 

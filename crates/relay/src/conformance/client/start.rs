@@ -49,7 +49,7 @@ impl Start {
                 // A shell's children end with it.
                 #[cfg(unix)]
                 command.process_group(0);
-                Running::Child(command.spawn()?)
+                Running::Child(Box::new(command.spawn()?))
             }
         })
     }
@@ -67,7 +67,8 @@ impl Place {
 pub(super) enum Running {
     Elsewhere,
     Task(JoinSet<()>),
-    Child(Child),
+    // Larger than the others on some systems, by far.
+    Child(Box<Child>),
 }
 
 impl Running {
