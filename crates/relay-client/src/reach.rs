@@ -106,6 +106,8 @@ impl Tls {
     ///
     /// # Errors
     /// The relay cannot be reached, or is not the one that is trusted.
+    // Hidden as its type is one of the data path, which promises nothing to others than the conformance kit.
+    #[doc(hidden)]
     pub async fn dial(&self, relay: &RelayAddr) -> Result<Socket, Error> {
         let reach = Reach { relay: relay.clone(), tls: Some(self.clone()) };
         Ok(reach.dial().await?.0)
