@@ -104,7 +104,9 @@ impl Connection {
         match self.carrier.take() {
             Some(Carrier::Stream(stream)) => stream.pipe(service, Side::Service, moved, idle).await,
             Some(Carrier::Dialled(dialled)) => {
-                pipe(dialled.into_party().await, Party { socket: service, early: Vec::new() }, moved, idle).await
+                let user = dialled.into_party().await;
+                user.socket.bound_unread_of_member();
+                pipe(user, Party { socket: service, early: Vec::new() }, moved, idle).await
             }
             None => End::Done,
         }

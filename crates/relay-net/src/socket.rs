@@ -1,6 +1,7 @@
 //! A party's socket, TCP, TLS or Unix, with what a pipe asks of it; and how relay listens and accepts.
 
 mod listen;
+mod near;
 mod poll;
 mod tcp;
 

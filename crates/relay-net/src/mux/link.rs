@@ -175,6 +175,7 @@ impl Link {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let now = Instant::now();
         let path = Path::new(&socket, config.bbr, now);
+        socket.bound_unread_of_link();
         if let Some(rate) = &config.rate {
             config.session.max_window = config.session.max_window.min(rate.burst());
         }

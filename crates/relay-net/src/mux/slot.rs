@@ -56,6 +56,8 @@ pub(super) struct Slot {
     begun: AtomicBool,
     /// The last read of the source was so large that the next is to be spliced.
     bulk: AtomicBool,
+    /// It has been so before, and the socket is set up for it.
+    prepared: AtomicBool,
     /// Asks for the stream's turn when the socket becomes readable.
     pub(super) ask: OnceLock<Waker>,
     /// Our end of the stream is written.
@@ -111,6 +113,7 @@ impl Slot {
             refuses: beginning.refuses,
             begun: AtomicBool::new(false),
             bulk: AtomicBool::new(false),
+            prepared: AtomicBool::new(false),
             ask: OnceLock::new(),
             finished_sending: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -234,6 +237,9 @@ impl Slot {
                 Ok(read) if self.is_refused(&buffer[..read]) => (Read::Nothing, Source::Refused),
                 Ok(read) => {
                     self.bulk.store(read >= BULK, Ordering::Relaxed);
+                    if read >= BULK && !self.prepared.swap(true, Ordering::Relaxed) {
+                        socket.bound_unread_of_link();
+                    }
                     return Read::Bytes(read);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

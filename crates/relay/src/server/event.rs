@@ -72,6 +72,7 @@ async fn wait(tunnel: Arc<Tunnel>, user: User, ticket: Name<Ticket>, claim: ones
         Ok(service) => Party { socket: service, early },
         Err(_) => return tunnel.refused(user, address, "the connection of the client cannot be used"),
     };
+    service.socket.bound_unread_of_member();
     let user = Party { socket: Socket::from(user), early: beginning.ahead };
     let (idle, rate) = (tunnel.limits().half_closed_idle, tunnel.rate.clone());
     tunnel.carry(address, pipe_at_rate(user, service, &tunnel.moved, idle, rate, beginning.refuses)).await;

@@ -259,6 +259,7 @@ impl Member {
         };
         let Some(user) = self.wait(&pool, seat).await else { return };
         let _ = self.stream.watch_carrying();
+        self.stream.bound_unread_of_member();
         let service = self.stream;
         // An end-of-file may stand behind bytes that nobody has read.
         if service.read_closed() {
