@@ -109,7 +109,7 @@ impl Builder {
     }
 
     /// Whether the link of [`Protocol::Multiplex`] may change its congestion control to BBR, on a long path that
-    /// keeps losing packets or whose queue it keeps filling, and where the system has it. It may unless told otherwise.
+    /// keeps losing packets and where the system has it. It may unless told otherwise.
     #[must_use]
     pub fn bbr(mut self, may: bool) -> Self {
         self.bbr = may;

@@ -32,8 +32,8 @@ const LINGER: Duration = Duration::from_secs(2);
 pub struct Config {
     /// The limits of its session.
     pub session: yamux::Config,
-    /// On a long path that keeps losing packets, or whose queue the link keeps filling, change the connection's congestion
-    /// control to BBR, where the system has it (Linux only).
+    /// On a long path that keeps losing packets, change the connection's congestion control to BBR, where the
+    /// system has it (Linux only).
     pub bbr: bool,
     /// Bytes a second of all streams, both ways together; `None` for no bound. With one, windows grow no larger than
     /// what it lets go at once.

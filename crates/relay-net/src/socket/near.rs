@@ -12,9 +12,10 @@ use socket2::SockRef;
 use super::Socket;
 use crate::sys;
 
-/// The longest round trip of such a path: over it the smaller bound still lets 20 Gbit/s through.
-const NEAR: Duration = Duration::from_micros(100);
-/// What may wait on a link, and of a user of one, in bytes. The kernel doubles it, for its own overhead.
+/// The longest round trip of such a path: over it the smaller bound still lets some 20 Gbit/s through.
+const NEAR: Duration = Duration::from_micros(50);
+/// What may wait on a link, and of a user of one, in bytes. The kernel doubles it, for its own overhead, as far as
+/// `net.core.rmem_max` lets it.
 const UNREAD_OF_LINK: usize = 256 * 1024;
 /// What may wait on a connection of pool or event, likewise.
 const UNREAD_OF_MEMBER: usize = 128 * 1024;
@@ -34,9 +35,11 @@ impl Socket {
     fn bound_unread(&self, most: usize) {
         let near =
             self.tcp().filter(|stream| sys::packets(stream).is_some_and(|packets| packets.shortest_round_trip <= NEAR));
-        if let Some(stream) = near {
+        let Some(socket) = near.map(SockRef::from) else { return };
+        // Where there is room for more already, more may have come, and the kernel would drop what is beyond.
+        if socket.recv_buffer_size().is_ok_and(|room| room <= 2 * most) {
             // Without it bytes come all the same.
-            let _ = SockRef::from(stream).set_recv_buffer_size(most);
+            let _ = socket.set_recv_buffer_size(most);
         }
     }
 }
