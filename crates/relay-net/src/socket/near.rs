@@ -65,7 +65,18 @@ mod tests {
     }
 
     #[tokio::test]
-    #[cfg(unix)]
+    async fn room_that_a_connection_has_already_is_not_taken_from_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = Socket::from(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let socket = SockRef::from(near.tcp().unwrap());
+        socket.set_recv_buffer_size(UNREAD_OF_MEMBER + 4096).unwrap();
+        let room = socket.recv_buffer_size().unwrap();
+        assert!(room > 2 * UNREAD_OF_MEMBER);
+        near.bound_unread_of_member();
+        assert_eq!(socket.recv_buffer_size().unwrap(), room);
+    }
+
+    #[tokio::test]
     async fn what_is_no_tcp_is_left_alone() {
         let (near, _far) = tokio::net::UnixStream::pair().unwrap();
         let before = SockRef::from(&near).recv_buffer_size().unwrap();

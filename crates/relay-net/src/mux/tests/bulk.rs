@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::super::output::Written;
 use super::super::path::Path;
 use super::super::{Config, Ended, Link, Role, Side};
-use super::{PATIENCE, pair, pattern};
+use super::{PATIENCE, Path as BothEnds, pair, pattern};
 use crate::pipe::{End, HALF_CLOSED_IDLE, Moved};
 use crate::socket::Socket;
 
@@ -500,4 +500,40 @@ async fn waiting_costs_no_polls() {
     let _floods = flood(floods);
     rig.stuck().await;
     rig.quiet("full").await;
+}
+
+/// What the kernel may keep for us on a connection, and what it lets us ask for at most, doubled.
+fn room(socket: &Socket) -> (usize, usize) {
+    let room = SockRef::from(socket.tcp().unwrap()).recv_buffer_size().unwrap();
+    let most: usize = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap().trim().parse().unwrap();
+    (room, 2 * most.min(256 * 1024))
+}
+
+/// Only near connections are bounded, and a machine that is very busy may make even these long for a moment.
+#[tokio::test]
+async fn what_waits_on_a_link_and_of_a_user_who_sends_bulk_is_bounded() {
+    let (mut link_bounded, mut user_bounded, mut small_bounded) = (false, false, false);
+    for _ in 0..20 {
+        let path = BothEnds::new(Config::default(), false).await;
+        let (link, most) = room(&path.relay.0.wire);
+        link_bounded |= link == most;
+        for (bytes, bounded) in [(1, &mut small_bounded), (256 * 1024, &mut user_bounded)] {
+            let (mut user, mut service, _pipes) = path.connect(HALF_CLOSED_IDLE).await;
+            let sent = vec![b'x'; bytes];
+            let mut got = vec![0; bytes];
+            let (sending, reading) = tokio::join!(user.write_all(&sent), service.read_exact(&mut got));
+            sending.unwrap();
+            reading.unwrap();
+            let slots: Vec<_> = path.relay.0.state().slots.values().cloned().collect();
+            let last = slots.iter().max_by_key(|slot| slot.id.get()).unwrap();
+            let (room, most) = room(last.socket.get().unwrap());
+            *bounded |= room == most;
+        }
+        if link_bounded && user_bounded {
+            break;
+        }
+    }
+    assert!(link_bounded, "no link was bounded");
+    assert!(user_bounded, "no user who sends bulk was bounded");
+    assert!(!small_bounded, "a user who sends little was bounded");
 }
